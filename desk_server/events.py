@@ -1,0 +1,244 @@
+"""What happened, in the past tense: the only thing the ledger stores and the book folds.
+
+An event carries all that is needed to fold it again after a restart, bit for bit. Fields are only ever
+added, with defaults, so that an old ledger can be read for ever.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+from msgspec import Struct
+
+from desk_server.domain import ZERO, Order, OrderId, Role, Side, State, Symbol, UserId
+
+
+class Event(Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+    at: datetime
+
+
+class UserOpened(Event):
+    """A user was first seen and got an allotment, in dollars."""
+
+    user: UserId
+    allotment: Decimal
+
+
+class TokenIssued(Event):
+    """`sha256` (hex) is all the desk keeps of the secret."""
+
+    token_id: str
+    sha256: str
+    role: Role
+    user: UserId
+    strategy: str = ""
+    deployment_id: str = ""
+    label: str = ""
+
+
+class TokenRevoked(Event):
+    token_id: str
+
+
+class DeploymentCreated(Event):
+    deployment_id: str
+    user: UserId
+    strategy: str
+    code_hash: str
+    name: str = ""
+    description: str = ""
+    version: str = ""
+    symbols: tuple[str, ...] = ()
+
+
+class DeploymentRevoked(Event):
+    deployment_id: str
+
+
+class OrderRefused(Event):
+    """The desk said no; recorded so that the same request gets the same answer for ever."""
+
+    order: Order
+
+
+class OrderIntended(Event):
+    """The desk is about to send this order, with these legs. Durable before the broker is called."""
+
+    order: Order
+    legs: tuple[Order, ...] = ()
+
+
+class OrderAccepted(Event):
+    """The broker has it. `leg_broker_ids` stand in the order of the intent's legs."""
+
+    order_id: OrderId
+    broker_order_id: str
+    status: str = "accepted"
+    leg_broker_ids: tuple[str, ...] = ()
+
+
+class OrderRejected(Event):
+    """A definitive no from the broker; its legs end with it."""
+
+    order_id: OrderId
+    code: str
+    message: str
+
+
+class OrderUnknown(Event):
+    """The broker's answer did not come, or was no answer."""
+
+    order_id: OrderId
+    reason: str
+
+
+class OrderNotSent(Event):
+    """It was proved that the broker never got it."""
+
+    order_id: OrderId
+    reason: str
+
+
+class OrderReleased(Event):
+    """A held leg, or an order waiting for its time, is now working at the broker."""
+
+    order_id: OrderId
+    status: str = "new"
+
+
+class Executed(Event):
+    """An execution: `qty` shares at `price`, `fee` in dollars. Applied exactly once per `execution_id`."""
+
+    order_id: OrderId
+    execution_id: str
+    qty: Decimal
+    price: Decimal
+    fee: Decimal = ZERO
+
+
+class OrderEnded(Event):
+    """CANCELED or EXPIRED at the broker, with no more executions to come."""
+
+    order_id: OrderId
+    state: State
+    reason: str = ""
+
+
+class CancelRequested(Event):
+    order_id: OrderId
+    by: str
+
+
+class CancelRejected(Event):
+    """The broker did not cancel it. Not a proof that it lives."""
+
+    order_id: OrderId
+    message: str
+
+
+class ReplaceIntended(Event):
+    """`order` is the new order, durable before the broker is asked to put it in `order_id`'s place."""
+
+    order_id: OrderId
+    order: Order
+
+
+class OrderReplaced(Event):
+    """Done: the new order works with quantity `qty` (the new total minus what had filled)."""
+
+    order_id: OrderId
+    new_order_id: OrderId
+    broker_order_id: str
+    qty: Decimal | None = None
+
+
+class ReplaceRejected(Event):
+    """The old order stands; the new one never was."""
+
+    order_id: OrderId
+    new_order_id: OrderId
+    code: str
+    message: str
+
+
+class HouseExecuted(Event):
+    """An execution on the account that no order of this desk explains: the house book's, with an alarm."""
+
+    symbol: Symbol
+    side: Side
+    execution_id: str
+    qty: Decimal
+    price: Decimal
+    fee: Decimal = ZERO
+    broker_order_id: str = ""
+
+
+class HaltSet(Event):
+    """Trading stopped (or allowed again) for `scope`: "desk", "user", "strategy" or "symbol"."""
+
+    scope: str
+    name: str
+    halted: bool
+    reason: str
+    by: str
+
+
+AnyEvent = (
+    UserOpened
+    | TokenIssued
+    | TokenRevoked
+    | DeploymentCreated
+    | DeploymentRevoked
+    | OrderRefused
+    | OrderIntended
+    | OrderAccepted
+    | OrderRejected
+    | OrderUnknown
+    | OrderNotSent
+    | OrderReleased
+    | Executed
+    | OrderEnded
+    | CancelRequested
+    | CancelRejected
+    | ReplaceIntended
+    | OrderReplaced
+    | ReplaceRejected
+    | HouseExecuted
+    | HaltSet
+)
+
+_encoder = msgspec.json.Encoder(decimal_format="string")
+_decoder = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: AnyEvent) -> bytes:
+    return _encoder.encode(event)
+
+
+def decode(body: bytes) -> AnyEvent:
+    """Raises msgspec.ValidationError for what is not an event of this desk."""
+    return _decoder.decode(body)
+
+
+def dedupe_key(event: AnyEvent) -> str | None:
+    """What the database must hold at most once: an execution, a user's request id, a client order id."""
+    match event:
+        case Executed(execution_id=key) | HouseExecuted(execution_id=key):
+            return f"execution:{key}"
+        case OrderIntended(order=order) | OrderRefused(order=order) | ReplaceIntended(order=order):
+            if order.request.request_id:
+                return f"request:{order.user}:{order.request.request_id}"
+            return f"order:{order.client_order_id}"
+        case _:
+            return None
+
+
+def subject(event: AnyEvent) -> str:
+    """The order the event is about; "" for events about users, tokens and halts."""
+    match event:
+        case ReplaceIntended(order_id=order_id):
+            return order_id
+        case OrderRefused(order=order) | OrderIntended(order=order):
+            return order.order_id
+        case _:
+            return getattr(event, "order_id", "")
