@@ -5,14 +5,14 @@
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-def _setting(default: object, env: str, help: str, **bounds: object) -> object:  # noqa: A002
-    return Field(default, validation_alias=env, description=help, **bounds)  # type: ignore[call-overload]
+def _setting(default: object, env: str, meaning: str, **bounds: Any) -> Any:
+    return Field(default, validation_alias=env, description=meaning, **bounds)
 
 
 class Settings(BaseSettings):
@@ -106,10 +106,6 @@ class Settings(BaseSettings):
     # Logs
     log_format: Literal["json", "console"] = _setting("json", "DESK_LOG_FORMAT", "json or console.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "DESK_LOG_LEVEL", "Least level shown.")
-    # Reserved for the broker adapters; declared here so that the logs know what to hide.
-    alpaca_secret_key: SecretStr | None = _setting(
-        None, "APCA_API_SECRET_KEY", "Alpaca's secret key. Not used by the paper exchange."
-    )
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":

@@ -1,4 +1,7 @@
-"""What a feed is: a source of market lines. Implementations: `replay.py`, `walk.py`. All pass tests/feeds/conformance."""
+"""What a feed is: a source of market lines.
+
+Implementations: `replay.py`, `walk.py`. All pass tests/feeds/conformance.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
