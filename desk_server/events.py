@@ -17,14 +17,14 @@ class Event(Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     at: datetime
 
 
-class UserOpened(Event):
+class UserOpened(Event, frozen=True):
     """A user was first seen and got an allotment, in dollars."""
 
     user: UserId
     allotment: Decimal
 
 
-class TokenIssued(Event):
+class TokenIssued(Event, frozen=True):
     """`sha256` (hex) is all the desk keeps of the secret."""
 
     token_id: str
@@ -36,11 +36,11 @@ class TokenIssued(Event):
     label: str = ""
 
 
-class TokenRevoked(Event):
+class TokenRevoked(Event, frozen=True):
     token_id: str
 
 
-class DeploymentCreated(Event):
+class DeploymentCreated(Event, frozen=True):
     deployment_id: str
     user: UserId
     strategy: str
@@ -51,24 +51,24 @@ class DeploymentCreated(Event):
     symbols: tuple[str, ...] = ()
 
 
-class DeploymentRevoked(Event):
+class DeploymentRevoked(Event, frozen=True):
     deployment_id: str
 
 
-class OrderRefused(Event):
+class OrderRefused(Event, frozen=True):
     """The desk said no; recorded so that the same request gets the same answer for ever."""
 
     order: Order
 
 
-class OrderIntended(Event):
+class OrderIntended(Event, frozen=True):
     """The desk is about to send this order, with these legs. Durable before the broker is called."""
 
     order: Order
     legs: tuple[Order, ...] = ()
 
 
-class OrderAccepted(Event):
+class OrderAccepted(Event, frozen=True):
     """The broker has it. `leg_broker_ids` stand in the order of the intent's legs."""
 
     order_id: OrderId
@@ -77,7 +77,7 @@ class OrderAccepted(Event):
     leg_broker_ids: tuple[str, ...] = ()
 
 
-class OrderRejected(Event):
+class OrderRejected(Event, frozen=True):
     """A definitive no from the broker; its legs end with it."""
 
     order_id: OrderId
@@ -85,28 +85,28 @@ class OrderRejected(Event):
     message: str
 
 
-class OrderUnknown(Event):
+class OrderUnknown(Event, frozen=True):
     """The broker's answer did not come, or was no answer."""
 
     order_id: OrderId
     reason: str
 
 
-class OrderNotSent(Event):
+class OrderNotSent(Event, frozen=True):
     """It was proved that the broker never got it."""
 
     order_id: OrderId
     reason: str
 
 
-class OrderReleased(Event):
+class OrderReleased(Event, frozen=True):
     """A held leg, or an order waiting for its time, is now working at the broker."""
 
     order_id: OrderId
     status: str = "new"
 
 
-class Executed(Event):
+class Executed(Event, frozen=True):
     """An execution: `qty` shares at `price`, `fee` in dollars. Applied exactly once per `execution_id`."""
 
     order_id: OrderId
@@ -116,7 +116,7 @@ class Executed(Event):
     fee: Decimal = ZERO
 
 
-class OrderEnded(Event):
+class OrderEnded(Event, frozen=True):
     """CANCELED or EXPIRED at the broker, with no more executions to come."""
 
     order_id: OrderId
@@ -124,26 +124,26 @@ class OrderEnded(Event):
     reason: str = ""
 
 
-class CancelRequested(Event):
+class CancelRequested(Event, frozen=True):
     order_id: OrderId
     by: str
 
 
-class CancelRejected(Event):
+class CancelRejected(Event, frozen=True):
     """The broker did not cancel it. Not a proof that it lives."""
 
     order_id: OrderId
     message: str
 
 
-class ReplaceIntended(Event):
+class ReplaceIntended(Event, frozen=True):
     """`order` is the new order, durable before the broker is asked to put it in `order_id`'s place."""
 
     order_id: OrderId
     order: Order
 
 
-class OrderReplaced(Event):
+class OrderReplaced(Event, frozen=True):
     """Done: the new order works with quantity `qty` (the new total minus what had filled)."""
 
     order_id: OrderId
@@ -152,7 +152,7 @@ class OrderReplaced(Event):
     qty: Decimal | None = None
 
 
-class ReplaceRejected(Event):
+class ReplaceRejected(Event, frozen=True):
     """The old order stands; the new one never was."""
 
     order_id: OrderId
@@ -161,7 +161,7 @@ class ReplaceRejected(Event):
     message: str
 
 
-class HouseExecuted(Event):
+class HouseExecuted(Event, frozen=True):
     """An execution on the account that no order of this desk explains: the house book's, with an alarm."""
 
     symbol: Symbol
@@ -173,7 +173,7 @@ class HouseExecuted(Event):
     broker_order_id: str = ""
 
 
-class HaltSet(Event):
+class HaltSet(Event, frozen=True):
     """Trading stopped (or allowed again) for `scope`: "desk", "user", "strategy" or "symbol"."""
 
     scope: str
@@ -217,7 +217,8 @@ def encode(event: AnyEvent) -> bytes:
 
 def decode(body: bytes) -> AnyEvent:
     """Raises msgspec.ValidationError for what is not an event of this desk."""
-    return _decoder.decode(body)
+    event: AnyEvent = _decoder.decode(body)
+    return event
 
 
 def dedupe_key(event: AnyEvent) -> str | None:

@@ -84,7 +84,9 @@ class Settings(BaseSettings):
     paper_fee_per_share: Decimal = _setting(
         Decimal(0), "DESK_PAPER_FEE_PER_SHARE", "Fee per share, in dollars.", ge=0
     )
-    paper_fee_bps: Decimal = _setting(Decimal(0), "DESK_PAPER_FEE_BPS", "Fee on the value of equities, in 1/100 %.", ge=0)
+    paper_fee_bps: Decimal = _setting(
+        Decimal(0), "DESK_PAPER_FEE_BPS", "Fee on the value of equities, in 1/100 %.", ge=0
+    )
     paper_crypto_fee_bps: Decimal = _setting(
         Decimal(25), "DESK_PAPER_CRYPTO_FEE_BPS", "Fee on the value of crypto, in 1/100 %.", ge=0
     )
