@@ -261,3 +261,7 @@ class Quote(Struct, frozen=True):
     at: datetime
     seq: int
     received_s: float
+    # What the line was: "trade", "quote", "bar", …; sizes are None where none were quoted.
+    kind: str = ""
+    bid_size: Decimal | None = None
+    ask_size: Decimal | None = None
