@@ -1,0 +1,265 @@
+"""May this order go? Decided purely, on the book in memory: the same facts give the same verdict.
+
+The checks stand in `CHECKS` in the order of their precedence; the first that objects decides.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+
+from msgspec import Struct
+
+from desk_server.domain import ZERO, OrderRequest, OrderType, Quote, Side
+from desk_server.errors import Code
+
+
+class Limits(Struct, frozen=True):
+    """What the desk allows one user. Amounts in dollars, quantities in shares or coins."""
+
+    qty_max: Decimal
+    notional_usd_max: Decimal
+    collar_percent: Decimal
+    market_buffer_percent: Decimal
+    quote_age_s_max: float
+    open_orders_max: int
+    allow_short: bool
+
+
+class Facts(Struct, frozen=True):
+    """What a verdict rests on. Orders on their way to the ledger count as open already.
+
+    On a replace, what the old order holds back is already given back in these figures.
+    """
+
+    limits: Limits
+    quote: Quote | None
+    now_s: float
+    # The user's free cash, and shares that may still be sold (negative when short).
+    buying_power: Decimal
+    position: Decimal
+    available: Decimal
+    open_orders: int
+    # Seconds until the user's next request is within the rate; 0 when it is.
+    throttle_s: float
+    halted: str
+    problems: tuple[str, ...]
+
+
+class Approved(Struct, frozen=True):
+    """`reserved_cash`, in dollars, is held back until the order ends."""
+
+    reserved_cash: Decimal
+
+
+class Refused(Struct, frozen=True):
+    code: Code
+    message: str
+    limit: str = ""
+    observed: str = ""
+    retry_after_s: float | None = None
+
+
+Check = Callable[[OrderRequest, Facts], Refused | None]
+
+
+def check(request: OrderRequest, facts: Facts) -> Approved | Refused:
+    for rule in CHECKS:
+        if refusal := rule(request, facts):
+            return refusal
+    return Approved(reserved_cash=_cash_needed(request, facts))
+
+
+def _size(request: OrderRequest, facts: Facts) -> Refused | None:
+    limits = facts.limits
+    if request.qty is not None and request.qty > limits.qty_max:
+        return Refused(
+            Code.MAX_QTY,
+            f"quantity {request.qty} is more than one order may have: send at most {limits.qty_max}",
+            str(limits.qty_max),
+            str(request.qty),
+        )
+    value = _value(request, facts)
+    if value is not None and value > limits.notional_usd_max:
+        return Refused(
+            Code.MAX_NOTIONAL,
+            f"the order is worth about ${value:.2f}, one order may be worth ${limits.notional_usd_max}: "
+            "send a smaller one",
+            str(limits.notional_usd_max),
+            f"{value:.2f}",
+        )
+    return None
+
+
+def _collar(request: OrderRequest, facts: Facts) -> Refused | None:
+    """A limit on the bad side of the market by more than the collar is taken for a typing error."""
+    if request.limit_price is None or facts.quote is None:
+        return None
+    market = _market_price(request.side, facts.quote)
+    worse_percent = (request.limit_price - market) * request.side.sign / market * 100
+    if worse_percent <= facts.limits.collar_percent:
+        return None
+    return Refused(
+        Code.COLLAR,
+        f"limit price {request.limit_price} is {worse_percent:.1f} % worse than the market ({market}): "
+        f"at most {facts.limits.collar_percent} % is allowed; check the price",
+        str(facts.limits.collar_percent),
+        f"{worse_percent:.4f}",
+    )
+
+
+def _data_sanity(request: OrderRequest, facts: Facts) -> Refused | None:
+    quote, age_s_max = facts.quote, facts.limits.quote_age_s_max
+    if quote is None:
+        return Refused(
+            Code.STALE_DATA,
+            f"no market data of {request.symbol} has come yet: try again when it has",
+            retry_after_s=1,
+        )
+    age_s = facts.now_s - quote.received_s
+    if age_s > age_s_max:
+        return Refused(
+            Code.STALE_DATA,
+            f"the newest market data of {request.symbol} is {age_s:.0f} s old: try again when the feed is back",
+            f"{age_s_max:.0f}",
+            f"{age_s:.0f}",
+            retry_after_s=5,
+        )
+    if quote.price <= 0 or (quote.bid is not None and quote.ask is not None and not 0 < quote.bid <= quote.ask):
+        return Refused(
+            Code.STALE_DATA,
+            f"the market data of {request.symbol} is crossed or zero: try again when it is sound",
+            observed=f"bid {quote.bid}, ask {quote.ask}, price {quote.price}",
+            retry_after_s=1,
+        )
+    return None
+
+
+def _buying_power(request: OrderRequest, facts: Facts) -> Refused | None:
+    needed = _cash_needed(request, facts)
+    if needed <= max(facts.buying_power, ZERO):
+        return None
+    return Refused(
+        Code.BUYING_POWER,
+        f"the order needs about ${needed:.2f}, your buying power is ${facts.buying_power:.2f}: "
+        "send a smaller order, or cancel open buy orders",
+        f"{facts.buying_power:.2f}",
+        f"{needed:.2f}",
+    )
+
+
+def _ownership(request: OrderRequest, facts: Facts) -> Refused | None:
+    """Nobody sells what is not theirs, and no order turns a position around through zero."""
+    qty = _quantity(request, facts)
+    if request.side is Side.BUY:
+        if facts.position < 0 and qty > -facts.position:
+            return Refused(
+                Code.NOT_OWNED,
+                f"you are short {-facts.position} {request.symbol}: one order cannot pass through zero; "
+                "cover first, then buy",
+                str(-facts.position),
+                str(qty),
+            )
+        return None
+    if qty <= facts.available:
+        return None
+    if facts.limits.allow_short and facts.position <= 0:
+        return None
+    return Refused(
+        Code.NOT_OWNED,
+        f"you can sell at most {max(facts.available, ZERO)} {request.symbol} (own {facts.position}, "
+        f"the rest is held by open sell orders): send a smaller order, or cancel one",
+        str(max(facts.available, ZERO)),
+        str(qty),
+    )
+
+
+def _throttle(_: OrderRequest, facts: Facts) -> Refused | None:
+    if facts.throttle_s <= 0:
+        return None
+    return Refused(
+        Code.THROTTLED,
+        f"too many requests in the last minute: wait {facts.throttle_s:.2f} s",
+        retry_after_s=facts.throttle_s,
+    )
+
+
+def _open_orders(_: OrderRequest, facts: Facts) -> Refused | None:
+    most = facts.limits.open_orders_max
+    if facts.open_orders < most:
+        return None
+    return Refused(
+        Code.OPEN_LIMIT,
+        f"you have {facts.open_orders} open orders, at most {most} are allowed: cancel some",
+        str(most),
+        str(facts.open_orders),
+    )
+
+
+def _halted(_: OrderRequest, facts: Facts) -> Refused | None:
+    if not facts.halted:
+        return None
+    return Refused(Code.HALTED, f"trading is halted ({facts.halted}): ask the desk's administrator")
+
+
+def _ready(_: OrderRequest, facts: Facts) -> Refused | None:
+    if not facts.problems:
+        return None
+    return Refused(Code.NOT_READY, f"the desk is not ready: {'; '.join(facts.problems)}", retry_after_s=1)
+
+
+CHECKS: tuple[Check, ...] = (
+    _size,
+    _collar,
+    _data_sanity,
+    _buying_power,
+    _ownership,
+    _throttle,
+    _open_orders,
+    _halted,
+    _ready,
+)
+
+
+def _market_price(side: Side, quote: Quote) -> Decimal:
+    """What a marketable order would pay or get now: ask or bid where known, else the last price."""
+    side_price = quote.ask if side is Side.BUY else quote.bid
+    return side_price or quote.price
+
+
+def _worst_price(request: OrderRequest, facts: Facts) -> Decimal | None:
+    """The price per share that the order may cost at the worst; None where nothing tells."""
+    if request.limit_price is not None:
+        return request.limit_price
+    buffer = 1 + facts.limits.market_buffer_percent / 100
+    if request.stop_price is not None:
+        return request.stop_price * buffer
+    if facts.quote is None:
+        return None
+    market = _market_price(request.side, facts.quote)
+    if request.type is OrderType.TRAILING_STOP:
+        trail = request.trail_price or market * (request.trail_percent or ZERO) / 100
+        return (market + trail * request.side.sign) * buffer
+    return market * buffer
+
+
+def _value(request: OrderRequest, facts: Facts) -> Decimal | None:
+    if request.notional is not None:
+        return request.notional
+    price = _worst_price(request, facts)
+    return None if price is None or request.qty is None else abs(price * request.qty)
+
+
+def _quantity(request: OrderRequest, facts: Facts) -> Decimal:
+    if request.qty is not None:
+        return request.qty
+    price = _market_price(request.side, facts.quote) if facts.quote else None
+    return (request.notional or ZERO) / price if price else ZERO
+
+
+def _cash_needed(request: OrderRequest, facts: Facts) -> Decimal:
+    """Cash to hold back: a buy's worst cost; for a short sale the same, as its margin."""
+    value = _value(request, facts) or ZERO
+    if request.side is Side.SELL:
+        opens_short = facts.position <= 0 and facts.available <= 0
+        return value if opens_short else ZERO
+    covers_short = facts.position < 0
+    return ZERO if covers_short else value

@@ -1,0 +1,104 @@
+"""What happened to whose order, as a stream that can be resumed.
+
+Updates are made by folding events, so they are the same after a restart. The newest `kept` of each user
+stay in memory; whoever asks for older ones is told to list the orders instead (GONE).
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from msgspec import Struct
+
+from desk_server.book import Fill
+from desk_server.domain import Order, UserId
+from desk_server.errors import Code, DeskError
+
+
+class Update(Struct, frozen=True):
+    """`event` is a word of proto OrderUpdate.event; `order` is the order right after it."""
+
+    seq: int
+    event: str
+    at: datetime
+    order: Order
+    fill: Fill | None = None
+
+
+class _Ring:
+    def __init__(self, kept: int) -> None:
+        self.updates: deque[Update] = deque(maxlen=kept)
+        self.added = 0
+        self.forgotten_seq = 0
+        self.waiting: list[asyncio.Future[None]] = []
+
+    def add(self, update: Update) -> None:
+        if len(self.updates) == self.updates.maxlen:
+            self.forgotten_seq = self.updates[0].seq
+        self.updates.append(update)
+        self.added += 1
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiting.clear()
+
+    def start_of(self, after: int | None) -> int:
+        """The running number of the first update behind `after`."""
+        if after is None:
+            return self.added
+        if after < self.forgotten_seq:
+            raise _gone(after)
+        older = sum(1 for update in self.updates if update.seq <= after)
+        return self.added - len(self.updates) + older
+
+
+class UpdateLog:
+    def __init__(self, kept: int = 100_000) -> None:
+        self._kept = kept
+        self._everybody = _Ring(kept)
+        self._users: dict[UserId, _Ring] = defaultdict(lambda: _Ring(kept))
+        self._closed = False
+
+    def publish(self, update: Update) -> None:
+        self._everybody.add(update)
+        self._users[update.order.user].add(update)
+
+    def subscribe(self, user: UserId | None, after: int | None) -> AsyncIterator[Update]:
+        """Updates of `user` (None: of everybody) with seq > after; after=None: only what comes from now on.
+
+        Raises DeskError GONE at once when `after` is older than what is kept, and later when the reader
+        has fallen that far behind. Ends when the desk closes.
+        """
+        ring = self._everybody if user is None else self._users[user]
+        return self._follow(ring, ring.start_of(after))
+
+    async def _follow(self, ring: _Ring, number: int) -> AsyncIterator[Update]:
+        while not self._closed:
+            first = ring.added - len(ring.updates)
+            if number < first:
+                raise _gone(ring.forgotten_seq)
+            if number < ring.added:
+                yield ring.updates[number - first]
+                number += 1
+                continue
+            waiter = asyncio.get_running_loop().create_future()
+            ring.waiting.append(waiter)
+            await waiter
+
+    def close(self) -> None:
+        """End all subscriptions."""
+        self._closed = True
+        for ring in (self._everybody, *self._users.values()):
+            for waiter in ring.waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+            ring.waiting.clear()
+
+
+def _gone(after: int) -> DeskError:
+    return DeskError(
+        Code.GONE,
+        f"updates after {after} are no longer kept: list the orders, then subscribe without `after`",
+        observed=str(after),
+    )
