@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The whole suite: lint, drift of the generated code, then pytest, with the Docker tests where an engine answers.
+#
+# DESK_REQUIRE_DOCKER=1  fail without an engine, and fail a Docker test that would skip
+# PYTEST_ARGS            further arguments, e.g. PYTEST_ARGS="-k ledger -x"
+#
+# pytest runs in any case and its closing line comes last; the exit code tells of all three.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+failed=()
+
+say "Lint: ruff, mypy, import rules"
+deploy/lint.sh || failed+=(lint)
+
+say "Generated code"
+deploy/proto.sh --check || failed+=(proto-check)
+
+say "Docker"
+if deploy/engine.sh --check; then
+    deploy/build-images.sh || failed+=(images)
+elif [ "${DESK_REQUIRE_DOCKER:-}" = 1 ]; then
+    echo "DESK_REQUIRE_DOCKER=1, but no Docker engine answers. Try: make engine" >&2
+    exit 1
+else
+    echo "No Docker engine answers: the Docker tests skip. To run them: make engine test"
+fi
+
+say "Tests"
+for part in "${failed[@]}"; do echo "FAILED before the tests: $part (see above)"; done
+# shellcheck disable=SC2086
+.venv/bin/python -m pytest ${PYTEST_ARGS:-}
+code=$?
+[ "${#failed[@]}" = 0 ] || exit 1
+exit "$code"
