@@ -224,6 +224,8 @@ def decode(body: bytes) -> AnyEvent:
 def dedupe_key(event: AnyEvent) -> str | None:
     """What the database must hold at most once: an execution, a user's request id, a client order id."""
     match event:
+        case UserOpened(user=user):
+            return f"user:{user}"
         case Executed(execution_id=key) | HouseExecuted(execution_id=key):
             return f"execution:{key}"
         case OrderIntended(order=order) | OrderRefused(order=order) | ReplaceIntended(order=order):

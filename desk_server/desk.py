@@ -1,0 +1,430 @@
+"""THE ORDER PATH. One order's way, top to bottom: `place` → `_judge` → `_intend` → `send`.
+
+    identity → same request seen before? → order rules → risk, on the book in memory
+    → intent durable → broker → outcome durable → book folded → answered, published
+
+Everything here runs on one event loop; nothing is locked. State changes only by folding committed events
+(`bookkeeper.py`). A broker that does not answer leaves an order UNKNOWN, which `resolve.py` clears up.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from msgspec.structs import replace as changed
+
+from desk_server import risk, rules
+from desk_server.bookkeeper import Bookkeeper
+from desk_server.brokers import Ack, Broker, BrokerRejected, BrokerThrottled, BrokerUnknown
+from desk_server.clock import Clock
+from desk_server.domain import ZERO, Identity, Order, OrderChange, OrderId, OrderRequest, Side, State, UserId
+from desk_server.drafts import (
+    answer,
+    changed_request,
+    draw_up,
+    draw_up_replacement,
+    more_than,
+    require_same,
+    require_same_change,
+)
+from desk_server.errors import TRANSIENT, Code, DeskError
+from desk_server.events import (
+    CancelRejected,
+    CancelRequested,
+    HaltSet,
+    OrderAccepted,
+    OrderIntended,
+    OrderNotSent,
+    OrderRefused,
+    OrderRejected,
+    OrderReplaced,
+    OrderUnknown,
+    ReplaceIntended,
+    ReplaceRejected,
+    UserOpened,
+)
+from desk_server.ledger import DuplicateEvent
+from desk_server.market import Hub
+from desk_server.resolve import Resolver
+from desk_server.throttle import Throttle
+
+log = structlog.get_logger(__name__)
+
+
+class Desk:
+    def __init__(
+        self,
+        *,
+        keeper: Bookkeeper,
+        broker: Broker,
+        hub: Hub,
+        clock: Clock,
+        limits: risk.Limits,
+        throttle: Throttle,
+        allotment: Decimal,
+    ) -> None:
+        self.keeper = keeper
+        self.book = keeper.book
+        self.registry = keeper.registry
+        self.updates = keeper.updates
+        self.hub = hub
+        self.broker = broker
+        self.clock = clock
+        self._limits = limits
+        self._throttle = throttle
+        self._allotment = allotment
+        self._in_flight: dict[tuple[UserId, str], asyncio.Future[Order]] = {}
+        self._being_replaced: set[OrderId] = set()
+        self._resolver = Resolver(self)
+        self._state = "the desk is starting"
+
+    # ---- the order path ----
+
+    async def place(self, who: Identity, request: OrderRequest) -> Order:
+        """Carry the order to the broker, once; return it as the broker acknowledged it.
+
+        The same request id with the same content returns the same order. Raises DeskError; where a refusal
+        or rejection was recorded, its `order_id` names it. Do not cancel this coroutine: shield it.
+        """
+        _may_trade(who)
+        key = (who.user, request.request_id)
+        order = await self._once(key, lambda earlier: require_same(earlier, request), self._place(who, request))
+        return answer(order)
+
+    async def _once(
+        self, key: tuple[UserId, str], require_same: Callable[[Order], None], act: Coroutine[Any, Any, Order]
+    ) -> Order:
+        """Do `act`, unless a request of this key was carried out, or is just being: then that one's order."""
+        if not key[1]:
+            return await act
+        earlier = self.book.by_request(*key)
+        if earlier is None and (twin := self._in_flight.get(key)):
+            earlier = await asyncio.shield(twin)
+        if earlier is not None:
+            act.close()
+            require_same(earlier)
+            return earlier
+        mine = self._in_flight[key] = asyncio.get_running_loop().create_future()
+        mine.add_done_callback(_looked_at)
+        try:
+            order = await act
+        except BaseException as error:
+            mine.set_exception(error if isinstance(error, DeskError) else _broken())
+            raise
+        finally:
+            del self._in_flight[key]
+        mine.set_result(order)
+        return order
+
+    async def _place(self, who: Identity, request: OrderRequest) -> Order:
+        asset = await self.broker.asset(request.symbol)
+        rules.check(request, asset, self._market_time())
+        await self._open_account(who.user)
+        match self._judge(who, request):
+            case risk.Refused() as refused:
+                return await self._refuse(who, request, refused)
+            case risk.Approved(reserved_cash=reserved_cash):
+                order, legs = draw_up(who, request, self.clock.now(), reserved_cash)
+                await self._intend(OrderIntended(at=order.created_at, order=order, legs=legs), hold=order)
+                return await self.send(order, legs)
+
+    def _judge(self, who: Identity, request: OrderRequest, old: Order | None = None) -> risk.Approved | risk.Refused:
+        """The verdict on a new order, or on one that takes the place of `old`."""
+        user, symbol = who.user, request.symbol
+        position = self.book.position(user, symbol).qty
+        available = position - self.book.reserved_qty(user, symbol) - self.keeper.holds.qty(user, symbol)
+        buying_power = self.book.buying_power(user) - self.keeper.holds.cash(user)
+        if old is not None:
+            buying_power += old.reserved_cash
+            available += (old.remaining or ZERO) if old.request.side is Side.SELL else ZERO
+        facts = risk.Facts(
+            limits=self._limits,
+            quote=self.hub.latest(symbol),
+            now_s=self.clock.monotonic_s(),
+            buying_power=buying_power,
+            position=position,
+            available=available,
+            open_orders=self.book.open_count(user) + self.keeper.holds.count(user) - (old is not None),
+            throttle_s=self._throttle.take(user),
+            halted=self.book.halted(user, who.strategy, symbol),
+            problems=tuple(self._trading_problems()),
+        )
+        return risk.check(request, facts)
+
+    async def _refuse(self, who: Identity, request: OrderRequest, refused: risk.Refused) -> Order:
+        """Record the refusal, so that it is the answer for ever; unless a later try may pass."""
+        if refused.code in TRANSIENT:
+            raise DeskError(
+                refused.code,
+                refused.message,
+                limit=refused.limit,
+                observed=refused.observed,
+                retry_after_s=refused.retry_after_s,
+            )
+        order, _ = draw_up(who, request, self.clock.now())
+        order = changed(
+            order,
+            state=State.REFUSED,
+            code=refused.code.value,
+            message=refused.message,
+            limit=refused.limit,
+            observed=refused.observed,
+        )
+        await self.keeper.record(OrderRefused(at=order.created_at, order=order))
+        return self.book.orders[order.order_id]
+
+    async def _intend(self, event: OrderIntended | ReplaceIntended, hold: Order) -> None:
+        """Make the intent durable. Until it is folded, what it needs (`hold`) is kept apart from the book."""
+        self.keeper.holds.add(hold)
+        try:
+            await self.keeper.record(event)
+        finally:
+            self.keeper.holds.drop(hold)
+
+    async def send(self, order: Order, legs: Sequence[Order] = ()) -> Order:
+        """Call the broker with a durable intent, and make the outcome durable."""
+        if halted := self.book.halted(order.user, order.strategy, order.request.symbol):
+            return await self._outcome(
+                OrderNotSent(at=self.clock.now(), order_id=order.order_id, reason=f"trading was halted: {halted}")
+            )
+        try:
+            ack = await self.broker.submit(order, legs)
+        except BrokerRejected as no:
+            return await self._outcome(
+                OrderRejected(at=self.clock.now(), order_id=order.order_id, code=no.code, message=no.message)
+            )
+        except (BrokerUnknown, BrokerThrottled) as silence:
+            order = await self._outcome(OrderUnknown(at=self.clock.now(), order_id=order.order_id, reason=str(silence)))
+            self._resolver.take(order.order_id)
+            return order
+        order = await self._outcome(_accepted(order.order_id, ack, self.clock.now()))
+        if order.cancel_requested and order.state.is_open:
+            with contextlib.suppress(DeskError):  # filled meanwhile, and the order says so
+                await self._cancel_at_broker(order)
+        return self.book.orders[order.order_id]
+
+    async def _outcome(self, event: OrderAccepted | OrderRejected | OrderUnknown | OrderNotSent) -> Order:
+        """The broker has been called, so this must be written down, however long the ledger takes."""
+        await self.keeper.record_stubbornly(event)
+        return self.book.orders[event.order_id]
+
+    # ---- changing and ending orders ----
+
+    async def replace(self, who: Identity, order_id: str, change: OrderChange) -> Order:
+        """Put a changed order in the place of `order_id`; returns the new one.
+
+        Raises DeskError NOT_FOUND, NOT_REPLACEABLE, REJECTED (the old order stands) or a refusal.
+        """
+        _may_trade(who)
+        old = self.order(who, order_id)
+        key = (who.user, change.request_id)
+        order = await self._once(
+            key, lambda earlier: require_same_change(earlier, old, change), self._replace(who, old, change)
+        )
+        return answer(order)
+
+    async def _replace(self, who: Identity, old: Order, change: OrderChange) -> Order:
+        rules.check_change(old, change, await self.broker.asset(old.request.symbol), self._market_time())
+        if old.state is not State.LIVE or old.cancel_requested or old.order_id in self._being_replaced:
+            raise DeskError(
+                Code.NOT_REPLACEABLE,
+                f"the order is {'being replaced' if old.order_id in self._being_replaced else old.status}: "
+                "only a working order can be replaced",
+                order_id=old.order_id,
+            )
+        request = changed_request(old, change)
+        match self._judge(who, request, old):
+            case risk.Refused() as no:
+                raise DeskError(
+                    no.code, no.message, limit=no.limit, observed=no.observed, retry_after_s=no.retry_after_s
+                )
+            case risk.Approved(reserved_cash=reserved_cash):
+                new = draw_up_replacement(old, request, self.clock.now(), reserved_cash)
+                self._being_replaced.add(old.order_id)
+                try:
+                    event = ReplaceIntended(at=new.created_at, order_id=old.order_id, order=new)
+                    await self._intend(event, hold=more_than(old, new))
+                    return await self._send_replace(old, new, change)
+                finally:
+                    self._being_replaced.discard(old.order_id)
+
+    async def _send_replace(self, old: Order, new: Order, change: OrderChange) -> Order:
+        try:
+            ack = await self.broker.replace(old, new, change)
+        except BrokerRejected as no:
+            await self.keeper.record_stubbornly(
+                ReplaceRejected(
+                    at=self.clock.now(),
+                    order_id=old.order_id,
+                    new_order_id=new.order_id,
+                    code=no.code,
+                    message=no.message,
+                )
+            )
+            raise DeskError(
+                Code.NOT_REPLACEABLE,
+                f"the broker did not replace it, the old order stands: {no.message}",
+                order_id=old.order_id,
+            ) from no
+        except (BrokerUnknown, BrokerThrottled) as silence:
+            order = await self._outcome(OrderUnknown(at=self.clock.now(), order_id=new.order_id, reason=str(silence)))
+            self._resolver.take(order.order_id)
+            return order
+        await self.keeper.record_stubbornly(
+            OrderReplaced(
+                at=self.clock.now(),
+                order_id=old.order_id,
+                new_order_id=new.order_id,
+                broker_order_id=ack.broker_order_id,
+                qty=ack.qty,
+            )
+        )
+        return self.book.orders[new.order_id]
+
+    async def cancel(self, who: Identity, order_id: str) -> Order:
+        """Ask the broker to cancel; the outcome comes as an update. Cancelling twice is the same as once.
+
+        Raises DeskError NOT_FOUND, or NOT_CANCELABLE for what is filled or otherwise over.
+        """
+        _may_cancel(who)
+        order = self.order(who, order_id)
+        if order.state is State.CANCELED:
+            return order
+        if not order.state.is_open:
+            raise _not_cancelable(order, f"it is already {order.status}")
+        if not order.cancel_requested:
+            await self.keeper.record(CancelRequested(at=self.clock.now(), order_id=order.order_id, by=who.user))
+        order = self.book.orders[order.order_id]
+        if order.state in (State.LIVE, State.HELD):
+            return await self._cancel_at_broker(order)
+        return order
+
+    async def _cancel_at_broker(self, order: Order) -> Order:
+        try:
+            await self.broker.cancel(order)
+        except BrokerRejected as no:
+            await self.keeper.record_stubbornly(
+                CancelRejected(at=self.clock.now(), order_id=order.order_id, message=no.message)
+            )
+            raise _not_cancelable(order, no.message) from no
+        except (BrokerUnknown, BrokerThrottled) as silence:
+            self._resolver.take(order.order_id)
+            log.warning("cancel not answered", order_id=order.order_id, reason=str(silence))
+        return self.book.orders[order.order_id]
+
+    async def cancel_all(self, who: Identity, user: UserId | None, symbols: frozenset[str]) -> list[Order]:
+        """Cancel every open order of `user` (None: of everybody) in `symbols` (empty: in all)."""
+        _may_cancel(who)
+        wanted = [
+            order
+            for order in self.book.open_orders(user)
+            if who.may_see(order.user) and (not symbols or order.request.symbol in symbols)
+        ]
+        # A held leg ends with its entry; asking for both would only race.
+        wanted = [order for order in wanted if order.state is not State.HELD]
+        done = await asyncio.gather(*(self.cancel(who, order.order_id) for order in wanted), return_exceptions=True)
+        for outcome in done:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, DeskError):
+                raise outcome
+        return [self.book.orders[order.order_id] for order in wanted]
+
+    async def set_halt(self, who: Identity, scope: str, name: str, halted: bool, reason: str) -> None:
+        """Stop (or allow) trading of the desk, a user, a "user/strategy" or a symbol. Kept across restarts."""
+        if not who.is_admin:
+            raise DeskError(Code.FORBIDDEN, "only the desk's administrator may halt trading")
+        if scope not in ("desk", "user", "strategy", "symbol") or (scope == "desk") == bool(name):
+            raise DeskError(
+                Code.INVALID, 'scope must be "desk" without a name, or "user", "strategy" (user/strategy) or "symbol"'
+            )
+        await self.keeper.record(
+            HaltSet(at=self.clock.now(), scope=scope, name=name, halted=halted, reason=reason, by=who.user)
+        )
+        log.warning("trading halted" if halted else "trading allowed again", scope=scope, name=name, reason=reason)
+
+    # ---- asking ----
+
+    def order(self, who: Identity, order_id: str) -> Order:
+        """Raises DeskError NOT_FOUND; another user's order is not found either."""
+        order = self.book.orders.get(OrderId(order_id))
+        if order is None or not who.may_see(order.user):
+            raise DeskError(Code.NOT_FOUND, f"you have no order {order_id[:64]!r}: list your orders for their ids")
+        return order
+
+    def problems(self) -> list[str]:
+        """Why the desk is not ready; empty when it is."""
+        return [problem for problem in (*self._trading_problems(), self.hub.problem()) if problem]
+
+    def _trading_problems(self) -> list[str]:
+        return [problem for problem in (self._state, self.keeper.problem, self.broker.problem()) if problem]
+
+    def _market_time(self) -> datetime:
+        """The market's own time where lines tell it (a replayed tape is in the past), else the clock's."""
+        return self.hub.last_at or self.clock.now()
+
+    async def _open_account(self, user: UserId) -> None:
+        if not self.book.has_account(user):
+            with contextlib.suppress(DuplicateEvent):  # a twin was first
+                await self.keeper.record(UserOpened(at=self.clock.now(), user=user, allotment=self._allotment))
+
+    # ---- start and end ----
+
+    async def start(self) -> None:
+        """Listen to the broker, clear up what a crash left open, then take orders. The ledger is loaded already."""
+        self.keeper.start()
+        await self.broker.connect(self.keeper.on_broker_event)
+        for order in list(self.book.open_orders(None)):
+            if order.state is State.SENDING and not order.parent_id:
+                await self._outcome(
+                    OrderUnknown(at=self.clock.now(), order_id=order.order_id, reason="the desk restarted")
+                )
+        self._state = ""
+        for order in list(self.book.open_orders(None)):
+            if order.state is State.UNKNOWN:
+                self._resolver.take(order.order_id)
+
+    async def close(self) -> None:
+        """Take no more orders, write down what the broker has said, end the streams."""
+        self._state = "the desk is shutting down"
+        await self._resolver.close()
+        await self.broker.close()
+        await self.keeper.close()
+
+
+def _may_trade(who: Identity) -> None:
+    if who.is_admin:
+        raise DeskError(Code.FORBIDDEN, "the administrator's token does not trade: use a user's or a deployment's")
+    if not who.may_trade:
+        raise DeskError(Code.FORBIDDEN, "this token may only read: ask for one that may trade")
+
+
+def _may_cancel(who: Identity) -> None:
+    if not who.may_trade:
+        raise DeskError(Code.FORBIDDEN, "this token may only read: ask for one that may trade")
+
+
+def _accepted(order_id: OrderId, ack: Ack, now: datetime) -> OrderAccepted:
+    return OrderAccepted(
+        at=now,
+        order_id=order_id,
+        broker_order_id=ack.broker_order_id,
+        status=ack.status,
+        leg_broker_ids=tuple(leg.broker_order_id for leg in ack.legs),
+    )
+
+
+def _not_cancelable(order: Order, why: str) -> DeskError:
+    return DeskError(Code.NOT_CANCELABLE, f"the order cannot be canceled: {why}", order_id=order.order_id)
+
+
+def _broken() -> DeskError:
+    return DeskError(Code.INTERNAL, "the desk failed while it handled this request: ask again with the same id")
+
+
+def _looked_at(future: asyncio.Future[Order]) -> None:
+    """A failure that no twin waited for is not worth a warning."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,180 @@
+"""Orders made out of requests: named, dated, with their legs; and whether two requests are the same one."""
+
+from datetime import datetime
+from decimal import Decimal
+
+from msgspec.structs import replace as changed
+from ulid import ULID
+
+from desk_server.domain import (
+    ZERO,
+    Identity,
+    Leg,
+    LineInHand,
+    Order,
+    OrderChange,
+    OrderClass,
+    OrderId,
+    OrderRequest,
+    OrderType,
+    Role,
+    Side,
+    State,
+)
+from desk_server.errors import Code, DeskError
+
+
+def draw_up(
+    who: Identity, request: OrderRequest, now: datetime, reserved_cash: Decimal = ZERO
+) -> tuple[Order, tuple[Order, ...]]:
+    """The order and its legs, named and dated, as they will stand in the ledger."""
+    order = _new_order(who, request, now)
+    legs = tuple(_new_order(who, leg_request, now, order.order_id, leg) for leg, leg_request in _leg_requests(request))
+    leg_ids = tuple(leg.order_id for leg in legs)
+    return changed(order, reserved_cash=reserved_cash, leg_ids=leg_ids), legs
+
+
+def draw_up_replacement(old: Order, request: OrderRequest, now: datetime, reserved_cash: Decimal) -> Order:
+    """The order that shall take the place of `old`; whoever asked, it stays its owner's."""
+    owner = Identity(old.user, Role.STRATEGY, old.strategy, old.deployment_id)
+    new = _new_order(owner, request, now, old.parent_id, old.leg)
+    return changed(new, replaces=old.order_id, reserved_cash=reserved_cash)
+
+
+def _new_order(who: Identity, request: OrderRequest, now: datetime, parent_id: str = "", leg: Leg = Leg.NONE) -> Order:
+    ulid = str(ULID())
+    return Order(
+        order_id=OrderId(ulid),
+        client_order_id=f"d1.{who.user}.{who.strategy}.{ulid}",
+        user=who.user,
+        strategy=who.strategy,
+        deployment_id=who.deployment_id,
+        request=request,
+        created_at=now,
+        updated_at=now,
+        parent_id=parent_id,
+        leg=leg,
+    )
+
+
+def more_than(old: Order, new: Order) -> Order:
+    """What `new` needs over `old`: all that a replace has to hold back."""
+    qty = max((new.remaining or ZERO) - (old.remaining or ZERO), ZERO)
+    cash = max(new.reserved_cash - old.reserved_cash, ZERO)
+    return changed(new, reserved_cash=cash, request=changed(new.request, qty=qty))
+
+
+def _leg_requests(request: OrderRequest) -> list[tuple[Leg, OrderRequest]]:
+    """The exit orders that a bracket, OTO or OCO brings along. An OCO is its take-profit; its leg the stop."""
+    if request.order_class is OrderClass.SIMPLE:
+        return []
+    is_exit = request.order_class is OrderClass.OCO
+    side = request.side if is_exit else (Side.SELL if request.side is Side.BUY else Side.BUY)
+    legs = []
+    if request.take_profit is not None and not is_exit:
+        legs.append((Leg.TAKE_PROFIT, _exit(request, side, OrderType.LIMIT, limit_price=request.take_profit)))
+    if stop := request.stop_loss:
+        kind = OrderType.STOP if stop.limit_price is None else OrderType.STOP_LIMIT
+        legs.append(
+            (Leg.STOP_LOSS, _exit(request, side, kind, stop_price=stop.stop_price, limit_price=stop.limit_price))
+        )
+    return legs
+
+
+def _exit(
+    entry: OrderRequest, side: Side, kind: OrderType, limit_price: Decimal | None, stop_price: Decimal | None = None
+) -> OrderRequest:
+    return OrderRequest(
+        symbol=entry.symbol,
+        side=side,
+        type=kind,
+        time_in_force=entry.time_in_force,
+        qty=entry.qty,
+        limit_price=limit_price,
+        stop_price=stop_price,
+        line=entry.line,
+    )
+
+
+def changed_request(old: Order, change: OrderChange) -> OrderRequest:
+    """What the replacement will ask for: the new total less what has filled. Raises DeskError INVALID."""
+    was = old.request
+    trail = change.trail
+    return changed(
+        was,
+        qty=_rest(old, change.qty),
+        time_in_force=change.time_in_force or was.time_in_force,
+        limit_price=was.limit_price if change.limit_price is None else change.limit_price,
+        stop_price=was.stop_price if change.stop_price is None else change.stop_price,
+        trail_price=trail if trail is not None and was.trail_price is not None else was.trail_price,
+        trail_percent=trail if trail is not None and was.trail_percent is not None else was.trail_percent,
+        request_id=change.request_id,
+    )
+
+
+def require_same(earlier: Order, request: OrderRequest) -> None:
+    """Raises DeskError KEY_REUSED when a request id seen before now says something else."""
+    if _content(earlier.request) != _content(request) or earlier.replaces:
+        raise _key_reused(request.request_id, earlier)
+
+
+def _rest(old: Order, total: Decimal | None) -> Decimal | None:
+    if total is None:
+        return old.remaining
+    if total <= old.filled_qty:
+        raise DeskError(
+            Code.INVALID,
+            f"qty {total} must be more than the {old.filled_qty} that have filled already (it is the new total)",
+            order_id=old.order_id,
+        )
+    return total - old.filled_qty
+
+
+def require_same_change(earlier: Order, old: Order, change: OrderChange) -> None:
+    """Raises DeskError KEY_REUSED when a request id seen before now changes something else."""
+    asked, was = earlier.request, old.request
+    trail = asked.trail_price if was.trail_price is not None else asked.trail_percent
+    same = (
+        earlier.replaces == old.order_id
+        and change.qty in (None, (asked.qty or ZERO) + old.filled_qty)
+        and change.time_in_force in (None, asked.time_in_force)
+        and change.limit_price in (None, asked.limit_price)
+        and change.stop_price in (None, asked.stop_price)
+        and change.trail in (None, trail)
+    )
+    if not same:
+        raise _key_reused(change.request_id, earlier)
+
+
+def _content(request: OrderRequest) -> OrderRequest:
+    """What makes two requests the same order: all but what the caller noted beside it."""
+    return changed(request, line=LineInHand(), notes={})
+
+
+def answer(order: Order) -> Order:
+    """The order, or the error that its refusal or rejection stands for: the first time and every time after."""
+    match order.state:
+        case State.REFUSED:
+            raise DeskError(
+                Code(order.code),
+                order.message,
+                limit=order.limit,
+                observed=order.observed,
+                order_id=order.order_id,
+            )
+        case State.REJECTED:
+            raise DeskError(
+                Code.REJECTED, f"the broker rejected it ({order.code}): {order.message}", order_id=order.order_id
+            )
+        case State.NOT_SENT:
+            raise DeskError(Code.HALTED, f"the order was never sent: {order.message}", order_id=order.order_id)
+        case _:
+            return order
+
+
+def _key_reused(request_id: str, earlier: Order) -> DeskError:
+    return DeskError(
+        Code.KEY_REUSED,
+        f"request id {request_id!r} was used for another order before: use a new id for a new order",
+        order_id=earlier.order_id,
+    )
