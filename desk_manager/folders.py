@@ -105,3 +105,11 @@ def _real_folder(path: Path) -> Path:
     if not stat.S_ISDIR(mode):
         raise InvalidStrategy(f"{path} is no folder", "name the folder that holds strategy.py")
     return path
+
+
+def code_hash(path: Path) -> str:
+    """The hash its staged copy would have; empty where the folder would be refused."""
+    try:
+        return staging.check(path)
+    except InvalidStrategy:
+        return ""

@@ -24,9 +24,10 @@ def allocate(path: Path, strategy: str, in_use: Mapping[str, int]) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = _read(path)
         others = {uid for name, uid in [*known.items(), *in_use.items()] if name != strategy}
-        uid = known.get(strategy) or in_use.get(strategy, FIRST)
-        if uid in others or strategy not in known:
+        uid = known.get(strategy) or in_use.get(strategy)
+        if uid is None or uid in others:
             uid = _lowest_free(others, strategy)
+        if known.get(strategy) != uid:
             _write(path, {**known, strategy: uid})
         return uid
 

@@ -1,0 +1,18 @@
+"""A first strategy: buys one share whenever a price is lower than the one before, up to three in all."""
+
+import json
+import sys
+
+from desk_client import place_order
+
+held = 0
+before: dict[str, float] = {}
+
+for line in sys.stdin:
+    tick = json.loads(line)
+    symbol, price = tick["symbol"], float(tick["price"])
+    if held < 3 and price < before.get(symbol, 0.0):
+        answer = place_order(symbol, 1, "buy")
+        print(f"bought 1 {symbol} near {price}: {answer.status} {answer.order_status}", flush=True)
+        held += 1
+    before[symbol] = price
