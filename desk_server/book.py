@@ -1,0 +1,674 @@
+"""The book: orders, positions and cash, as the events of the ledger tell them. No I/O, no clock.
+
+A book made by folding a ledger from its first event equals, digit by digit, the one that was folded live.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from desk_server.domain import HOUSE, ZERO, Order, OrderId, Side, State, Symbol, UserId
+from desk_server.events import (
+    AnyEvent,
+    CancelRejected,
+    CancelRequested,
+    Executed,
+    HaltSet,
+    HouseExecuted,
+    OrderAccepted,
+    OrderEnded,
+    OrderIntended,
+    OrderNotSent,
+    OrderRefused,
+    OrderRejected,
+    OrderReleased,
+    OrderReplaced,
+    OrderUnknown,
+    ReplaceIntended,
+    ReplaceRejected,
+    UserOpened,
+)
+from desk_server.positions import MONEY, Account, Fill, Position, PriceOf, book_execution, share_of
+from desk_server.reservations import Reservations
+
+# How many orders or fills one page looks at before it gives a token to go on with, matches or not.
+SCAN_MAX = 10_000
+# States in which the desk does not know that the broker has the order.
+_UNPROVEN = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE})
+# Ends that the broker's proof of life takes back.
+_REVOCABLE = frozenset({State.REJECTED, State.NOT_SENT})
+_ENDED_WORD = {State.CANCELED: "canceled", State.EXPIRED: "expired", State.REPLACED: "replaced", State.FILLED: "fill"}
+# A notional order with less than this left to spend, in dollars, is filled.
+_SPENT_USD = Decimal("0.01")
+
+
+class BookError(Exception):
+    """The event cannot follow those already folded: the ledger is not this desk's, or the desk has a bug."""
+
+
+class Change(Struct, frozen=True):
+    """What an event did to an order: the word of proto OrderUpdate.event, and the order right after it."""
+
+    seq: int
+    word: str
+    order: Order
+    at: datetime
+    fill: Fill | None = None
+
+
+class Book:
+    """Fold events in, ask what is. What it hands out is immutable; only `fold` changes anything.
+
+    Everything is kept in memory: see docs/books.md for how much.
+    """
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.orders: dict[OrderId, Order] = {}
+        self.accounts: dict[UserId, Account] = {}
+        self.positions: dict[UserId, dict[Symbol, Position]] = {}
+        self.fills: list[Fill] = []
+        # Orders being replaced: the order that may take their place.
+        self.replacing: dict[OrderId, OrderId] = {}
+        self._by_client_order_id: dict[str, OrderId] = {}
+        self._by_broker_order_id: dict[str, OrderId] = {}
+        self._by_request: dict[tuple[UserId, str], OrderId] = {}
+        self._open: dict[OrderId, None] = {}
+        self._open_of_user: dict[UserId, dict[OrderId, None]] = {}
+        self._open_of_symbol: dict[Symbol, dict[OrderId, None]] = {}
+        # Orders that are not legs, in the order they were written down; users' lists hold places in it.
+        self._listed: list[OrderId] = []
+        self._place: dict[OrderId, int] = {}
+        self._places_of_user: dict[UserId, list[int]] = {}
+        # Places in `fills`.
+        self._fills_of_user: dict[UserId, list[int]] = {}
+        self._fills_of_order: dict[OrderId, list[int]] = {}
+        self._reservations = Reservations(self.orders)
+        # What was reserved for orders that ended without having lived: it comes back with them.
+        self._released: dict[OrderId, Decimal] = {}
+        self._halts: dict[tuple[str, str], str] = {}
+        self._folds: dict[type, Callable[[int, Any], tuple[Change, ...]]] = {
+            UserOpened: self._user_opened,
+            OrderRefused: self._order_refused,
+            OrderIntended: self._order_intended,
+            OrderAccepted: self._order_accepted,
+            OrderRejected: self._order_rejected,
+            OrderUnknown: self._order_unknown,
+            OrderNotSent: self._order_not_sent,
+            OrderReleased: self._order_released,
+            Executed: self._executed,
+            OrderEnded: self._order_ended,
+            CancelRequested: self._cancel_requested,
+            CancelRejected: self._cancel_rejected,
+            ReplaceIntended: self._replace_intended,
+            OrderReplaced: self._order_replaced,
+            ReplaceRejected: self._replace_rejected,
+            HouseExecuted: self._house_executed,
+            HaltSet: self._halt_set,
+        }
+
+    def fold(self, seq: int, event: AnyEvent) -> tuple[Change, ...]:
+        """Take the event in; what it changed about orders, for the update stream (mostly one, often none).
+
+        Events about tokens and deployments are not the book's and change nothing. Raises BookError, with
+        the book as it was, for an event out of sequence or about an order or user that no event opened.
+        """
+        if seq != self.seq + 1:
+            raise BookError(f"event {seq} cannot follow event {self.seq}")
+        handler = self._folds.get(type(event))
+        changes = handler(seq, event) if handler is not None else ()
+        self.seq = seq
+        return changes
+
+    # Questions about orders
+
+    def order(self, order_id: str) -> Order | None:
+        return self.orders.get(OrderId(order_id))
+
+    def by_client_order_id(self, client_order_id: str) -> Order | None:
+        return self._order_or_none(self._by_client_order_id.get(client_order_id))
+
+    def by_broker_order_id(self, broker_order_id: str) -> Order | None:
+        return self._order_or_none(self._by_broker_order_id.get(broker_order_id))
+
+    def by_request(self, user: UserId, request_id: str) -> Order | None:
+        """The order (placed, refused or replacing) that the user's request made."""
+        return self._order_or_none(self._by_request.get((user, request_id)))
+
+    def legs(self, order: Order) -> tuple[Order, ...]:
+        return tuple(self.orders[leg_id] for leg_id in order.leg_ids)
+
+    def total_qty(self, order: Order) -> Decimal | None:
+        """The quantity with what the orders it replaced had filled; exact while the order is open."""
+        return self._reservations.total(order)
+
+    def open_orders(self, user: UserId | None = None, symbol: Symbol | None = None) -> list[Order]:
+        """Legs, held ones too, included; oldest first. Of everybody where no user is given."""
+        ids: Iterable[OrderId]
+        if user is not None:
+            ids = self._open_of_user.get(user, ())
+        elif symbol is not None:
+            ids = self._open_of_symbol.get(symbol, ())
+        else:
+            ids = self._open
+        found = (self.orders[order_id] for order_id in ids)
+        return [order for order in found if symbol is None or order.request.symbol == symbol]
+
+    def open_count(self, user: UserId) -> int:
+        """How many orders of the user are open, legs included."""
+        return len(self._open_of_user.get(user, ()))
+
+    def orders_of(
+        self,
+        user: UserId | None,
+        *,
+        is_open: bool | None = None,
+        symbols: Collection[str] = (),
+        side: Side | None = None,
+        strategy: str = "",
+        after: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 50,
+        page_token: str = "",
+    ) -> tuple[list[Order], str]:
+        """A page of the user's orders (everybody's for None), newest first, and the token of the next, "" on the
+        last. Legs are not listed: they stand under their entry, which counts as open while one of them is.
+
+        A page may be short, even empty, and yet have a next one. Raises ValueError for a token not from here.
+        """
+        before = _place_of(page_token, len(self._listed))
+        places: Iterable[int]
+        if is_open:
+            roots = {self._place[self._root(order_id)] for order_id in self._open_ids(user)}
+            places = sorted((place for place in roots if place < before), reverse=True)
+        elif user is None:
+            places = range(before - 1, -1, -1)
+        else:
+            places = _backwards(self._places_of_user.get(user, []), before)
+        page: list[Order] = []
+        for looked_at, place in enumerate(places):
+            if len(page) == limit or looked_at == SCAN_MAX:
+                return page, str(before)
+            before = place
+            order = self.orders[self._listed[place]]
+            if (
+                (not symbols or order.request.symbol in symbols)
+                and (side is None or order.request.side is side)
+                and (not strategy or order.strategy == strategy)
+                and (after is None or order.created_at >= after)
+                and (until is None or order.created_at < until)
+                and (is_open is None or is_open is self._lives(order))
+            ):
+                page.append(order)
+        return page, ""
+
+    def fills_of(
+        self, user: UserId | None, *, symbol: str = "", order_id: str = "", limit: int = 50, page_token: str = ""
+    ) -> tuple[list[Fill], str]:
+        """A page of the user's fills (everybody's for None), newest first; tokens and errors as `orders_of`."""
+        before = _place_of(page_token, len(self.fills))
+        places: Iterable[int]
+        if order_id:
+            places = _backwards(self._fills_of_order.get(OrderId(order_id), []), before)
+        elif user is not None:
+            places = _backwards(self._fills_of_user.get(user, []), before)
+        else:
+            places = range(before - 1, -1, -1)
+        page: list[Fill] = []
+        for looked_at, place in enumerate(places):
+            if len(page) == limit or looked_at == SCAN_MAX:
+                return page, str(before)
+            before = place
+            fill = self.fills[place]
+            if (user is None or fill.user == user) and (not symbol or fill.symbol == symbol):
+                page.append(fill)
+        return page, ""
+
+    # Questions about money
+
+    def position(self, user: UserId, symbol: Symbol) -> Position:
+        """Flat where the user never traded the symbol."""
+        return self.positions.get(user, {}).get(symbol) or Position(user, symbol)
+
+    def positions_of(self, user: UserId) -> list[Position]:
+        """What the user holds now, by symbol."""
+        held = self.positions.get(user, {})
+        return [held[symbol] for symbol in sorted(held) if held[symbol].qty]
+
+    def reserved_cash(self, user: UserId) -> Decimal:
+        return self._reservations.cash(user)
+
+    def buying_power(self, user: UserId) -> Decimal:
+        """Cash that no open order holds; 0 for a user without an account."""
+        account = self.accounts.get(user)
+        return MONEY.subtract(account.cash, self.reserved_cash(user)) if account else ZERO
+
+    def open_qty(self, user: UserId, symbol: Symbol, side: Side) -> Decimal:
+        """What the user's open orders of that side may still execute; notional orders are not in it."""
+        return self._reservations.qty(user, symbol, side)
+
+    def reserved_qty(self, user: UserId, symbol: Symbol) -> Decimal:
+        """What open sell orders hold of the user's shares. One without a quantity (notional) holds all of them."""
+        open_qty = self._reservations.qty(user, symbol, Side.SELL)
+        if self._reservations.notional_orders(user, symbol, Side.SELL):
+            return max(open_qty, self.position(user, symbol).qty)
+        return open_qty
+
+    def available_qty(self, user: UserId, symbol: Symbol) -> Decimal:
+        """The position minus what open closing orders hold: negative when short; never beyond zero."""
+        qty = self.position(user, symbol).qty
+        if qty >= 0:
+            return max(ZERO, qty - self.reserved_qty(user, symbol))
+        return min(ZERO, qty + self._reservations.qty(user, symbol, Side.BUY))
+
+    def market_value(self, user: UserId, price_of: PriceOf) -> Decimal:
+        """Long positions minus short ones, in dollars; at cost where no price is known."""
+        values = (p.market_value(price_of(p.symbol)) for p in self.positions_of(user))
+        return _sum(values)
+
+    def unrealized_pl(self, user: UserId, price_of: PriceOf) -> Decimal:
+        values = (p.unrealized_pl(price_of(p.symbol)) for p in self.positions_of(user))
+        return _sum(values)
+
+    def equity(self, user: UserId, price_of: PriceOf) -> Decimal:
+        account = self.accounts.get(user)
+        return MONEY.add(account.cash if account else ZERO, self.market_value(user, price_of))
+
+    def totals(self) -> dict[Symbol, Decimal]:
+        """What the broker's account must hold: the sum of all users' positions and the house's, without zeros."""
+        totals: dict[Symbol, Decimal] = {}
+        for held in self.positions.values():
+            for symbol, position in held.items():
+                totals[symbol] = MONEY.add(totals.get(symbol, ZERO), position.qty)
+        return {symbol: qty for symbol, qty in totals.items() if qty}
+
+    def halted(self, user: UserId, strategy: str, symbol: str) -> str:
+        """Why this may not be traded now, in a sentence; "" when it may."""
+        if not self._halts:
+            return ""
+        scopes = (("desk", ""), ("user", user), ("strategy", f"{user}/{strategy}"), ("symbol", symbol))
+        return next((self._halts[scope] for scope in scopes if scope in self._halts), "")
+
+    # Folding, one method for each event
+
+    def _user_opened(self, seq: int, event: UserOpened) -> tuple[Change, ...]:
+        # Two first requests of a user may both have written it: the first counts.
+        self.accounts.setdefault(event.user, Account(event.user, event.allotment, event.allotment))
+        return ()
+
+    def _order_refused(self, seq: int, event: OrderRefused) -> tuple[Change, ...]:
+        order = replace(event.order, state=State.REFUSED, reserved_cash=ZERO)
+        self._enter(order)
+        return (Change(seq, "refused", order, event.at),)
+
+    def _order_intended(self, seq: int, event: OrderIntended) -> tuple[Change, ...]:
+        order, legs = event.order, event.legs
+        if order.user not in self.accounts:
+            raise BookError(f"order {order.order_id} is of {order.user}, who has no account")
+        order = replace(order, leg_ids=tuple(leg.order_id for leg in legs)) if legs and not order.leg_ids else order
+        legs = tuple(leg if leg.parent_id else replace(leg, parent_id=order.order_id) for leg in legs)
+        self._enter(order)
+        self._reservations.join(order)
+        for leg in legs:
+            self._enter(leg)
+            self._reservations.join(leg, parent=order)
+        for entered in (order, *legs):
+            self._reservations.update(entered)
+        return tuple(Change(seq, "pending", entered, event.at) for entered in (order, *legs))
+
+    def _order_accepted(self, seq: int, event: OrderAccepted) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        if order.state in (State.HELD, State.LIVE) or order.state in _UNPROVEN or order.state in _REVOCABLE:
+            state = State.HELD if event.status == "held" else State.LIVE
+            accepted = self._revived(order, state, event.at, broker_status=event.status)
+        elif not order.broker_order_id:
+            accepted = order
+        else:
+            return ()
+        accepted = self._named(accepted, event.broker_order_id)
+        changes = []
+        if accepted.state.is_open:
+            changes.append(self._put(seq, "accepted", accepted))
+        elif accepted is not order:
+            # It was over before its acceptance came: now it has a name at the broker, and that is all.
+            self.orders[order.order_id] = accepted
+        return (*changes, *self._hold_legs(seq, event.at, order, event.leg_broker_ids))
+
+    def _order_rejected(self, seq: int, event: OrderRejected) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        return self._end_with_legs(seq, event, order, State.REJECTED)
+
+    def _order_unknown(self, seq: int, event: OrderUnknown) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        changes = []
+        for unknown in (order, *self.legs(order)):
+            if unknown.state is State.SENDING:
+                message = event.reason
+                after = replace(unknown, state=State.UNKNOWN, message=message, updated_at=event.at)
+                changes.append(self._put(seq, "unknown", after))
+        return tuple(changes)
+
+    def _order_not_sent(self, seq: int, event: OrderNotSent) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        if order.state not in _UNPROVEN:
+            return ()
+        return self._end_with_legs(seq, event, order, State.NOT_SENT)
+
+    def _order_released(self, seq: int, event: OrderReleased) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        if not order.state.is_open and order.state not in _REVOCABLE:
+            return ()
+        released = self._revived(order, State.LIVE, event.at, broker_status=event.status)
+        return (self._put(seq, "accepted", released),)
+
+    def _executed(self, seq: int, event: Executed) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        request = order.request
+        self._book(order.user, request.symbol, request.side, event)
+        filled_qty = MONEY.add(order.filled_qty, event.qty)
+        filled_value = MONEY.add(order.filled_value, MONEY.multiply(event.qty, event.price))
+        state = _state_after_fill(order, filled_qty, filled_value)
+        reserved = order.reserved_cash
+        if not state.is_open:
+            reserved = ZERO
+        elif order.state in _REVOCABLE:
+            reserved = self._released.pop(order.order_id, ZERO)
+        filled = replace(
+            order,
+            state=state,
+            filled_qty=filled_qty,
+            filled_value=filled_value,
+            fees=MONEY.add(order.fees, event.fee),
+            reserved_cash=_reserved_after_fill(order, reserved, filled_qty, event),
+            updated_at=event.at,
+        )
+        if order.state in _REVOCABLE:
+            self._released.pop(order.order_id, None)
+            filled = replace(filled, code="", message="")
+        fill = Fill(
+            seq,
+            event.execution_id,
+            order.order_id,
+            order.user,
+            order.strategy,
+            request.symbol,
+            request.side,
+            event.qty,
+            event.price,
+            event.fee,
+            event.at,
+        )
+        self._record(fill)
+        word = "fill" if state is State.FILLED else "partial_fill"
+        change = self._put(seq, word, filled, fill, event.qty)
+        if order.leg_ids and order.state in _UNPROVEN | _REVOCABLE:
+            return (change, *self._hold_legs(seq, event.at, order, ()))
+        return (change,)
+
+    def _order_ended(self, seq: int, event: OrderEnded) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        if not order.state.is_open:
+            return ()
+        ended = replace(order, state=event.state, reserved_cash=ZERO, message=event.reason, updated_at=event.at)
+        return (self._put(seq, _ENDED_WORD.get(event.state, "canceled"), ended),)
+
+    def _cancel_requested(self, seq: int, event: CancelRequested) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        if not order.state.is_open:
+            return ()
+        return (self._put(seq, "cancel_requested", replace(order, cancel_requested=True, updated_at=event.at)),)
+
+    def _cancel_rejected(self, seq: int, event: CancelRejected) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        if not order.state.is_open:
+            return ()
+        stands = replace(order, cancel_requested=False, message=event.message, updated_at=event.at)
+        return (self._put(seq, "cancel_rejected", stands),)
+
+    def _replace_intended(self, seq: int, event: ReplaceIntended) -> tuple[Change, ...]:
+        old = self._known(event.order_id)
+        new = event.order if event.order.replaces else replace(event.order, replaces=old.order_id)
+        if old.parent_id and not new.parent_id:
+            new = replace(new, parent_id=old.parent_id, leg=old.leg)
+        self._enter(new)
+        self.replacing[old.order_id] = new.order_id
+        self._reservations.join(new, replaced=old)
+        self._reservations.update(new)
+        return (Change(seq, "pending", new, event.at),)
+
+    def _order_replaced(self, seq: int, event: OrderReplaced) -> tuple[Change, ...]:
+        old, new = self._known(event.order_id), self._known(event.new_order_id)
+        self.replacing.pop(old.order_id, None)
+        qty = new.qty if event.qty is None else event.qty
+        works = replace(
+            new,
+            request=replace(new.request, qty=qty),
+            leg_ids=new.leg_ids or old.leg_ids,
+            cancel_requested=new.cancel_requested,
+        )
+        if new.state.is_open or new.state in _REVOCABLE:
+            works = self._revived(works, State.LIVE, event.at, broker_status="new")
+            works = replace(works, state=_state_after_fill(works, works.filled_qty, works.filled_value))
+            reserved = works.reserved_cash if works.state.is_open else ZERO
+            if new.remaining is not None and works.remaining is not None:
+                reserved = share_of(reserved, works.remaining, new.remaining)
+            works = replace(works, reserved_cash=reserved)
+        works = self._named(works, event.broker_order_id)
+        gone = replace(old, replaced_by=new.order_id)
+        if old.state.is_open:
+            gone = replace(gone, state=State.REPLACED, reserved_cash=ZERO, cancel_requested=False)
+        gone = replace(gone, updated_at=event.at)
+        self._move_legs(gone, works)
+        self.orders[works.order_id] = works
+        self._reservations.set_total(works)
+        return (self._put(seq, "replaced", gone), self._put(seq, "accepted", works))
+
+    def _replace_rejected(self, seq: int, event: ReplaceRejected) -> tuple[Change, ...]:
+        old, new = self._known(event.order_id), self._known(event.new_order_id)
+        self.replacing.pop(old.order_id, None)
+        if new.state not in _UNPROVEN:
+            return ()
+        changes = self._end_with_legs(seq, event, new, State.REJECTED)
+        return (Change(seq, "replace_rejected", old, event.at), *changes)
+
+    def _house_executed(self, seq: int, event: HouseExecuted) -> tuple[Change, ...]:
+        self.accounts.setdefault(HOUSE, Account(HOUSE, ZERO, ZERO))
+        self._book(HOUSE, event.symbol, event.side, event)
+        nobody = OrderId("")
+        fill = Fill(
+            seq,
+            event.execution_id,
+            nobody,
+            HOUSE,
+            "",
+            event.symbol,
+            event.side,
+            event.qty,
+            event.price,
+            event.fee,
+            event.at,
+        )
+        self._record(fill)
+        return ()
+
+    def _halt_set(self, seq: int, event: HaltSet) -> tuple[Change, ...]:
+        name = "" if event.scope == "desk" else event.name
+        what = f"the {event.scope} {name}" if name else f"the {event.scope}"
+        self._halts.pop((event.scope, name), None)
+        if event.halted:
+            self._halts[event.scope, name] = f"{what} is halted by {event.by}: {event.reason or 'no reason given'}"
+        return ()
+
+    # What folding is made of
+
+    def _known(self, order_id: OrderId) -> Order:
+        order = self.orders.get(order_id)
+        if order is None:
+            raise BookError(f"no event has opened order {order_id}")
+        return order
+
+    def _enter(self, order: Order) -> None:
+        """Take in an order that is new to the book."""
+        order_id, user = order.order_id, order.user
+        self.orders[order_id] = order
+        self._by_client_order_id[order.client_order_id] = order_id
+        if order.request.request_id and (order.replaces or not order.parent_id):
+            self._by_request[user, order.request.request_id] = order_id
+        if not order.parent_id:
+            place = len(self._listed)
+            self._listed.append(order_id)
+            self._place[order_id] = place
+            self._places_of_user.setdefault(user, []).append(place)
+        if order.state.is_open:
+            self._open_up(order)
+
+    def _put(self, seq: int, word: str, order: Order, fill: Fill | None = None, filled: Decimal = ZERO) -> Change:
+        """Put a changed order in the place of what it was."""
+        was_open = self.orders[order.order_id].state.is_open
+        self.orders[order.order_id] = order
+        if order.state.is_open:
+            if not was_open:
+                self._open_up(order)
+        else:
+            self._open.pop(order.order_id, None)
+            self._open_of_user.get(order.user, {}).pop(order.order_id, None)
+            self._open_of_symbol.get(order.request.symbol, {}).pop(order.order_id, None)
+        self._reservations.update(order, filled)
+        return Change(seq, word, order, order.updated_at, fill)
+
+    def _open_up(self, order: Order) -> None:
+        self._open[order.order_id] = None
+        self._open_of_user.setdefault(order.user, {})[order.order_id] = None
+        self._open_of_symbol.setdefault(order.request.symbol, {})[order.order_id] = None
+
+    def _revived(self, order: Order, state: State, at: datetime, broker_status: str) -> Order:
+        """The order as the broker's proof that it works makes it, were it rejected or not sent before."""
+        if order.state in _REVOCABLE:
+            reserved = self._released.pop(order.order_id, ZERO)
+            order = replace(order, code="", message="", reserved_cash=reserved)
+        elif order.state is State.UNKNOWN:
+            order = replace(order, message="")
+        return replace(order, state=state, broker_status=broker_status, updated_at=at)
+
+    def _named(self, order: Order, broker_order_id: str) -> Order:
+        if not broker_order_id or broker_order_id == order.broker_order_id:
+            return order
+        self._by_broker_order_id[broker_order_id] = order.order_id
+        return replace(order, broker_order_id=broker_order_id)
+
+    def _hold_legs(self, seq: int, at: datetime, order: Order, broker_ids: tuple[str, ...]) -> list[Change]:
+        """The broker has the order, and so its legs: held, those that nothing was heard of yet."""
+        changes = []
+        for place, leg in enumerate(self.legs(order)):
+            broker_id = broker_ids[place] if place < len(broker_ids) else ""
+            if leg.state in _UNPROVEN or leg.state in _REVOCABLE:
+                held = self._revived(leg, State.HELD, at, broker_status="held")
+                changes.append(self._put(seq, "accepted", self._named(held, broker_id)))
+            else:
+                self.orders[leg.order_id] = self._named(leg, broker_id)
+        return changes
+
+    def _end_with_legs(
+        self, seq: int, event: OrderRejected | OrderNotSent | ReplaceRejected, order: Order, end: State
+    ) -> tuple[Change, ...]:
+        """An order that the broker does not have ends, and with it the legs that are still open."""
+        code, message = ("NOT_SENT", event.reason) if isinstance(event, OrderNotSent) else (event.code, event.message)
+        changes = []
+        for ending in (order, *self.legs(order)):
+            if ending.state.is_open:
+                self._released[ending.order_id] = ending.reserved_cash
+                ended = replace(ending, state=end, code=code, message=message, reserved_cash=ZERO, updated_at=event.at)
+                changes.append(self._put(seq, "rejected", ended))
+        return tuple(changes)
+
+    def _move_legs(self, old: Order, new: Order) -> None:
+        """Legs of a replaced entry belong to the new one; a replaced leg's place is the new one's."""
+        for leg_id in old.leg_ids:
+            self.orders[leg_id] = replace(self.orders[leg_id], parent_id=new.order_id)
+        parent = self.orders.get(OrderId(old.parent_id))
+        if parent is not None:
+            legs = tuple(new.order_id if leg_id == old.order_id else leg_id for leg_id in parent.leg_ids)
+            self.orders[parent.order_id] = replace(parent, leg_ids=legs)
+
+    def _book(self, user: UserId, symbol: Symbol, side: Side, event: Executed | HouseExecuted) -> None:
+        account = self.accounts.get(user)
+        if account is None:
+            raise BookError(f"execution {event.execution_id} is of {user}, who has no account")
+        held = self.positions.setdefault(user, {})
+        position = held.get(symbol) or Position(user, symbol)
+        self.accounts[user], held[symbol] = book_execution(
+            account, position, side, event.qty, event.price, fee=event.fee
+        )
+
+    def _record(self, fill: Fill) -> None:
+        place = len(self.fills)
+        self.fills.append(fill)
+        self._fills_of_user.setdefault(fill.user, []).append(place)
+        if fill.order_id:
+            self._fills_of_order.setdefault(fill.order_id, []).append(place)
+
+    # What questions are made of
+
+    def _order_or_none(self, order_id: OrderId | None) -> Order | None:
+        return None if order_id is None else self.orders[order_id]
+
+    def _open_ids(self, user: UserId | None) -> Iterable[OrderId]:
+        return self._open if user is None else self._open_of_user.get(user, ())
+
+    def _root(self, order_id: OrderId) -> OrderId:
+        while parent_id := self.orders[order_id].parent_id:
+            order_id = OrderId(parent_id)
+        return order_id
+
+    def _lives(self, order: Order) -> bool:
+        return order.state.is_open or any(self.orders[leg_id].state.is_open for leg_id in order.leg_ids)
+
+
+def _state_after_fill(order: Order, filled_qty: Decimal, filled_value: Decimal) -> State:
+    """FILLED when nothing is left, even after a cancel (the broker's last word proves it came too late).
+
+    Otherwise an end stands, except where the execution proves that the order is not rejected or unsent.
+    """
+    qty, notional = order.request.qty, order.request.notional
+    is_spent = notional is not None and notional - filled_value < _SPENT_USD
+    is_done = is_spent if qty is None else filled_qty >= qty
+    if is_done and order.state is not State.REPLACED and order.state is not State.REFUSED:
+        return State.FILLED
+    return State.LIVE if order.state.is_open or order.state in _REVOCABLE else order.state
+
+
+def _reserved_after_fill(order: Order, reserved: Decimal, filled_qty: Decimal, event: Executed) -> Decimal:
+    """What a partly filled order still holds: in proportion to what is left of its quantity, or of its notional."""
+    if not reserved:
+        return ZERO
+    before, qty = order.remaining, order.qty
+    if before is None or qty is None:
+        return max(ZERO, MONEY.subtract(reserved, MONEY.multiply(event.qty, event.price)))
+    return share_of(reserved, MONEY.subtract(qty, filled_qty), before)
+
+
+def _sum(amounts: Iterable[Decimal]) -> Decimal:
+    total = ZERO
+    for amount in amounts:
+        total = MONEY.add(total, amount)
+    return total
+
+
+def _backwards(places: list[int], before: int) -> Iterator[int]:
+    """The places below `before`, of an ascending list, last first."""
+    for index in range(bisect_left(places, before) - 1, -1, -1):
+        yield places[index]
+
+
+def _place_of(page_token: str, end: int) -> int:
+    """A page token is the place that the page before ended with; pages go down from the `end`."""
+    if not page_token:
+        return end
+    if not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
+        raise ValueError(f"page_token {page_token[:40]!r} is not one that a list answered with: start without one")
+    return min(int(page_token), end)
