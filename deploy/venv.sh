@@ -48,6 +48,10 @@ say "Installing the pinned dependencies, hashes checked (a minute or two the fir
 .venv/bin/python -m pip install --disable-pip-version-check --progress-bar "$([ -t 1 ] && echo on || echo off)" \
     --require-hashes --only-binary :all: -r constraints.txt |
     { grep --line-buffered -v '^Requirement already satisfied' || true; }
-.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+# setuptools warns at length about editable installs; that is of interest only if it fails.
+log=$(mktemp)
+.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable . >"$log" 2>&1 \
+    || { cat "$log" >&2; fail "pip could not install the project itself; its messages are above."; }
+rm -f "$log"
 cksum constraints.txt pyproject.toml >.venv/.installed
 say "Installed: $(.venv/bin/python --version) in .venv"
