@@ -10,8 +10,8 @@ from typing import Protocol
 from desk_server.domain import Asset
 
 # Takes one line: the bytes of a JSON object without "seq" and without a newline, with at least
-# symbol, price, type and timestamp.
-Publish = Callable[[bytes], None]
+# symbol, price, type and timestamp. What it returns means nothing to a feed.
+Publish = Callable[[bytes], object]
 
 
 class Feed(Protocol):
