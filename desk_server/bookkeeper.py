@@ -75,7 +75,9 @@ class Bookkeeper:
 
     def _events_of(self, said: Sequence[BrokerEvent]) -> list[AnyEvent]:
         events = [
-            event_of(one, self.book.by_client_id(one.client_order_id), self.book.by_client_id(one.replaced_by))
+            event_of(
+                one, self.book.by_client_order_id(one.client_order_id), self.book.by_client_order_id(one.replaced_by)
+            )
             for one in said
         ]
         for event in events:
@@ -123,14 +125,14 @@ class Bookkeeper:
     def _fold(self, stored: Stored) -> None:
         event = stored.event
         if isinstance(event, OrderIntended | ReplaceIntended):
-            self.holds.drop(event.order)
+            self.holds.drop(event.order.order_id)
             self.registry.count(event.order.deployment_id, orders=1)
         self.registry.fold(event)
         for place, change in enumerate(self.book.fold(stored.seq, event)):
             if change.fill is not None:
                 self.registry.count(change.order.deployment_id, fills=1)
             seq = stored.seq * _UPDATES_PER_EVENT + place
-            self.updates.publish(Update(seq, change.event, event.at, change.order, change.fill))
+            self.updates.publish(Update(seq, change.word, event.at, change.order, change.fill))
 
 
 def _words(event: HouseExecuted) -> dict[str, str]:

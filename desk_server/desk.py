@@ -27,7 +27,8 @@ from desk_server.drafts import (
     changed_request,
     draw_up,
     draw_up_replacement,
-    more_than,
+    hold_for,
+    hold_for_replacement,
     require_same,
     require_same_change,
 )
@@ -47,6 +48,7 @@ from desk_server.events import (
     ReplaceRejected,
     UserOpened,
 )
+from desk_server.holds import Hold
 from desk_server.ledger import DuplicateEvent
 from desk_server.market import Hub
 from desk_server.resolve import Resolver
@@ -127,9 +129,10 @@ class Desk:
         match self._judge(who, request):
             case risk.Refused() as refused:
                 return await self._refuse(who, request, refused)
-            case risk.Approved(reserved_cash=reserved_cash):
-                order, legs = draw_up(who, request, self.clock.now(), reserved_cash)
-                await self._intend(OrderIntended(at=order.created_at, order=order, legs=legs), hold=order)
+            case risk.Approved() as approved:
+                order, legs = draw_up(who, request, self.clock.now(), approved.reserved_cash)
+                intent = OrderIntended(at=order.created_at, order=order, legs=legs)
+                await self._intend(intent, hold_for(order, approved))
                 return await self.send(order, legs)
 
     def _judge(self, who: Identity, request: OrderRequest, old: Order | None = None) -> risk.Approved | risk.Refused:
@@ -177,13 +180,13 @@ class Desk:
         await self.keeper.record(OrderRefused(at=order.created_at, order=order))
         return self.book.orders[order.order_id]
 
-    async def _intend(self, event: OrderIntended | ReplaceIntended, hold: Order) -> None:
+    async def _intend(self, event: OrderIntended | ReplaceIntended, hold: Hold) -> None:
         """Make the intent durable. Until it is folded, what it needs (`hold`) is kept apart from the book."""
         self.keeper.holds.add(hold)
         try:
             await self.keeper.record(event)
         finally:
-            self.keeper.holds.drop(hold)
+            self.keeper.holds.drop(hold.order_id)
 
     async def send(self, order: Order, legs: Sequence[Order] = ()) -> Order:
         """Call the broker with a durable intent, and make the outcome durable."""
@@ -242,12 +245,12 @@ class Desk:
                 raise DeskError(
                     no.code, no.message, limit=no.limit, observed=no.observed, retry_after_s=no.retry_after_s
                 )
-            case risk.Approved(reserved_cash=reserved_cash):
-                new = draw_up_replacement(old, request, self.clock.now(), reserved_cash)
+            case risk.Approved() as approved:
+                new = draw_up_replacement(old, request, self.clock.now(), approved.reserved_cash)
                 self._being_replaced.add(old.order_id)
                 try:
                     event = ReplaceIntended(at=new.created_at, order_id=old.order_id, order=new)
-                    await self._intend(event, hold=more_than(old, new))
+                    await self._intend(event, hold_for_replacement(old, new, approved))
                     return await self._send_replace(old, new, change)
                 finally:
                     self._being_replaced.discard(old.order_id)
@@ -366,7 +369,7 @@ class Desk:
         return self.hub.last_at or self.clock.now()
 
     async def _open_account(self, user: UserId) -> None:
-        if not self.book.has_account(user):
+        if user not in self.book.accounts:
             with contextlib.suppress(DuplicateEvent):  # a twin was first
                 await self.keeper.record(UserOpened(at=self.clock.now(), user=user, allotment=self._allotment))
 

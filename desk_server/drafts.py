@@ -6,6 +6,7 @@ from decimal import Decimal
 from msgspec.structs import replace as changed
 from ulid import ULID
 
+from desk_server import rules
 from desk_server.domain import (
     ZERO,
     Identity,
@@ -22,6 +23,8 @@ from desk_server.domain import (
     State,
 )
 from desk_server.errors import Code, DeskError
+from desk_server.holds import Hold
+from desk_server.risk import Approved
 
 
 def draw_up(
@@ -57,11 +60,15 @@ def _new_order(who: Identity, request: OrderRequest, now: datetime, parent_id: s
     )
 
 
-def more_than(old: Order, new: Order) -> Order:
+def hold_for(order: Order, approved: Approved) -> Hold:
+    return Hold(order.order_id, order.user, order.request.symbol, approved.reserved_cash, approved.sold)
+
+
+def hold_for_replacement(old: Order, new: Order, approved: Approved) -> Hold:
     """What `new` needs over `old`: all that a replace has to hold back."""
-    qty = max((new.remaining or ZERO) - (old.remaining or ZERO), ZERO)
-    cash = max(new.reserved_cash - old.reserved_cash, ZERO)
-    return changed(new, reserved_cash=cash, request=changed(new.request, qty=qty))
+    cash = max(approved.reserved_cash - old.reserved_cash, ZERO)
+    sold = max(approved.sold - (old.remaining or ZERO), ZERO)
+    return Hold(new.order_id, new.user, new.request.symbol, cash, sold)
 
 
 def _leg_requests(request: OrderRequest) -> list[tuple[Leg, OrderRequest]]:
@@ -97,37 +104,16 @@ def _exit(
 
 
 def changed_request(old: Order, change: OrderChange) -> OrderRequest:
-    """What the replacement will ask for: the new total less what has filled. Raises DeskError INVALID."""
-    was = old.request
-    trail = change.trail
-    return changed(
-        was,
-        qty=_rest(old, change.qty),
-        time_in_force=change.time_in_force or was.time_in_force,
-        limit_price=was.limit_price if change.limit_price is None else change.limit_price,
-        stop_price=was.stop_price if change.stop_price is None else change.stop_price,
-        trail_price=trail if trail is not None and was.trail_price is not None else was.trail_price,
-        trail_percent=trail if trail is not None and was.trail_percent is not None else was.trail_percent,
-        request_id=change.request_id,
-    )
+    """What the replacement asks for: of the new total, what has not filled yet."""
+    request = rules.changed(old.request, change)
+    rest = old.remaining if change.qty is None else change.qty - old.filled_qty
+    return changed(request, qty=rest, request_id=change.request_id)
 
 
 def require_same(earlier: Order, request: OrderRequest) -> None:
     """Raises DeskError KEY_REUSED when a request id seen before now says something else."""
     if _content(earlier.request) != _content(request) or earlier.replaces:
         raise _key_reused(request.request_id, earlier)
-
-
-def _rest(old: Order, total: Decimal | None) -> Decimal | None:
-    if total is None:
-        return old.remaining
-    if total <= old.filled_qty:
-        raise DeskError(
-            Code.INVALID,
-            f"qty {total} must be more than the {old.filled_qty} that have filled already (it is the new total)",
-            order_id=old.order_id,
-        )
-    return total - old.filled_qty
 
 
 def require_same_change(earlier: Order, old: Order, change: OrderChange) -> None:

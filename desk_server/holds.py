@@ -1,28 +1,39 @@
 """What orders on their way to the ledger will need, so that two at once cannot use the same money twice."""
 
-from collections import defaultdict
 from decimal import Decimal
 
-from desk_server.domain import ZERO, Order, OrderId, Side, Symbol, UserId
+from msgspec import Struct
+
+from desk_server.domain import ZERO, OrderId, Symbol, UserId
+
+
+class Hold(Struct, frozen=True):
+    """`cash` in dollars; `qty` are shares that a sell takes, 0 for a buy."""
+
+    order_id: OrderId
+    user: UserId
+    symbol: Symbol
+    cash: Decimal
+    qty: Decimal
 
 
 class Holds:
     """Added when risk approves, dropped when the book has folded the intent (or the ledger refused it)."""
 
     def __init__(self) -> None:
-        self._held: dict[OrderId, Order] = {}
-        self._cash: dict[UserId, Decimal] = defaultdict(Decimal)
-        self._qty: dict[tuple[UserId, Symbol], Decimal] = defaultdict(Decimal)
-        self._count: dict[UserId, int] = defaultdict(int)
+        self._held: dict[OrderId, Hold] = {}
+        self._cash: dict[UserId, Decimal] = {}
+        self._qty: dict[tuple[UserId, Symbol], Decimal] = {}
+        self._count: dict[UserId, int] = {}
 
-    def add(self, order: Order) -> None:
-        self._held[order.order_id] = order
-        self._change(order, 1)
+    def add(self, hold: Hold) -> None:
+        self._held[hold.order_id] = hold
+        self._change(hold, 1)
 
-    def drop(self, order: Order) -> None:
+    def drop(self, order_id: OrderId) -> None:
         """Dropping twice is the same as once."""
-        if self._held.pop(order.order_id, None) is not None:
-            self._change(order, -1)
+        if hold := self._held.pop(order_id, None):
+            self._change(hold, -1)
 
     def cash(self, user: UserId) -> Decimal:
         return self._cash.get(user, ZERO)
@@ -33,8 +44,8 @@ class Holds:
     def count(self, user: UserId) -> int:
         return self._count.get(user, 0)
 
-    def _change(self, order: Order, sign: int) -> None:
-        self._count[order.user] += sign
-        self._cash[order.user] += sign * order.reserved_cash
-        if order.request.side is Side.SELL:
-            self._qty[order.user, order.request.symbol] += sign * (order.request.qty or ZERO)
+    def _change(self, hold: Hold, sign: int) -> None:
+        shares = (hold.user, hold.symbol)
+        self._count[hold.user] = self.count(hold.user) + sign
+        self._cash[hold.user] = self.cash(hold.user) + sign * hold.cash
+        self._qty[shares] = self.qty(*shares) + sign * hold.qty

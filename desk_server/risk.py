@@ -45,9 +45,10 @@ class Facts(Struct, frozen=True):
 
 
 class Approved(Struct, frozen=True):
-    """`reserved_cash`, in dollars, is held back until the order ends."""
+    """`reserved_cash`, in dollars, is held back until the order ends; `sold` are the shares that it may sell."""
 
     reserved_cash: Decimal
+    sold: Decimal = ZERO
 
 
 class Refused(Struct, frozen=True):
@@ -65,7 +66,8 @@ def check(request: OrderRequest, facts: Facts) -> Approved | Refused:
     for rule in CHECKS:
         if refusal := rule(request, facts):
             return refusal
-    return Approved(reserved_cash=_cash_needed(request, facts))
+    sold = _quantity(request, facts) if request.side is Side.SELL else ZERO
+    return Approved(reserved_cash=_cash_needed(request, facts), sold=sold)
 
 
 def _size(request: OrderRequest, facts: Facts) -> Refused | None:
@@ -118,7 +120,7 @@ def _data_sanity(request: OrderRequest, facts: Facts) -> Refused | None:
     if age_s > age_s_max:
         return Refused(
             Code.STALE_DATA,
-            f"the newest market data of {request.symbol} is {age_s:.0f} s old: try again when the feed is back",
+            f"the newest market data of {request.symbol} is too old: try again when the feed is back",
             f"{age_s_max:.0f}",
             f"{age_s:.0f}",
             retry_after_s=5,

@@ -11,9 +11,9 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from desk_server.book import Fill
 from desk_server.domain import Order, UserId
 from desk_server.errors import Code, DeskError
+from desk_server.positions import Fill
 
 
 class Update(Struct, frozen=True):
