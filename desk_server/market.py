@@ -5,7 +5,6 @@ event loop are then written to the tape together, and delivered together.
 """
 
 import asyncio
-import re
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
@@ -14,17 +13,17 @@ from itertools import islice
 
 import msgspec
 import structlog
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from desk_server.clock import Clock
 from desk_server.domain import Quote, Symbol
+from desk_server.lines import BadLine, Head, decode_head, parse
 from desk_server.sinks import BUFFERED_BYTES_LOW, QueueSink, Sink
 from desk_server.subscriptions import Group, Line, Mode, Subscription, Symbols, select
 from desk_server.tape import Tape, TapeError, seq_of
 
 log = structlog.get_logger()
 
-LINE_BYTES_MAX = 64 * 2**10
 KEEP_ALIVE_S = 15.0
 # Only these types of line say what a symbol is worth now.
 PRICED = frozenset({"quote", "trade", "bar"})
@@ -32,7 +31,6 @@ PRICED = frozenset({"quote", "trade", "bar"})
 CONFLATED = frozenset({"quote", "trade"})
 # A trade or a bar keeps the bid and ask of a quote that is no older than this, in market time.
 QUOTE_KEPT = timedelta(seconds=60)
-_PRICE_MAX = Decimal(10) ** 12
 # Of all other types a reader who cannot keep up gets this many at most.
 _KEPT_PER_READER = 4096
 _KEPT_LINES = 4 * _KEPT_PER_READER
@@ -42,28 +40,8 @@ _BATCH_BYTES_MAX = 128 * 2**10
 _PIECE_LINES = 512
 _BAD_LOG_S = 60.0
 _NEVER_S = float("-inf")
-_NUMBER_AS_TEXT = re.compile(rb'"(?:price|bid|ask|bid_size|ask_size)"\s*:\s*"')
 
 Tap = Callable[[Quote], None]
-
-
-class BadLine(ValueError):
-    """Not a market line; says what is wrong with it."""
-
-
-class Head(Struct, gc=False):
-    """What every line must have, and what the desk reads of it where it is there."""
-
-    symbol: str
-    price: Decimal
-    type: str
-    timestamp: datetime
-    bid: Decimal | None = None
-    ask: Decimal | None = None
-    bid_size: Decimal | None = None
-    ask_size: Decimal | None = None
-    seq: msgspec.Raw | UnsetType = UNSET
-    missed: msgspec.Raw | UnsetType = UNSET
 
 
 class _Quoted(Struct, frozen=True, gc=False):
@@ -74,52 +52,11 @@ class _Quoted(Struct, frozen=True, gc=False):
     at: datetime
 
 
-_head = msgspec.json.Decoder(Head)
-
-
 class _SymbolOnly(Struct, gc=False):
     symbol: str
 
 
 _symbol = msgspec.json.Decoder(_SymbolOnly)
-
-
-def parse(line: bytes) -> Head:
-    """The head of a market line as a feed sends it. Raises BadLine."""
-    if len(line) > LINE_BYTES_MAX:
-        raise BadLine(f"{len(line)} bytes long; {LINE_BYTES_MAX} are allowed")
-    if b"\n" in line or b"\r" in line:
-        raise BadLine("a line break inside the line")
-    try:
-        head = _head.decode(line)
-        if not line.isascii():
-            line.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadLine(str(error)) from None
-    _check(head, line)
-    return head
-
-
-def _check(head: Head, line: bytes) -> None:
-    if head.seq is not UNSET or head.missed is not UNSET:
-        raise BadLine("seq and missed are the desk's own fields; a feed must name its own otherwise")
-    if not 0 < len(head.symbol) <= 64 or not 0 < len(head.type) <= 64:
-        raise BadLine("symbol and type must have 1 to 64 characters")
-    if _NUMBER_AS_TEXT.search(line) and _has_text_for_number(line):
-        raise BadLine("price, bid, ask and their sizes must be numbers, not text")
-    if not 0 < head.price < _PRICE_MAX:
-        raise BadLine(f"price {head.price} is not a price")
-    for number in (head.bid, head.ask, head.bid_size, head.ask_size):
-        if number is not None and not 0 <= number < _PRICE_MAX:
-            raise BadLine(f"{number} is not a bid, an ask or a size")
-    if head.timestamp.utcoffset() != timedelta(0):
-        raise BadLine("timestamp must be UTC and say so, as 2026-01-02T14:30:00Z")
-
-
-def _has_text_for_number(line: bytes) -> bool:
-    """The expression also matches inside of nested objects, where anything is allowed."""
-    fields = msgspec.json.decode(line)
-    return any(isinstance(fields.get(name), str) for name in ("price", "bid", "ask", "bid_size", "ask_size"))
 
 
 class Hub:
@@ -197,7 +134,7 @@ class Hub:
     # Subscribing
 
     def subscribe(self, symbols: Symbols, after: int | None, sink: Sink) -> Subscription:
-        """Send lines of these symbols (None: all) to `sink`: those behind `after` first, or only what comes from now on.
+        """Send lines of these symbols (None: all) to `sink`: those behind `after` first, without one from now on.
 
         An `after` beyond the newest line means from now on, too.
         """
@@ -427,7 +364,7 @@ class Hub:
             self._ring_first = self.last_seq + 1
 
     def _remember(self, data: bytes) -> Line:
-        head = _head.decode(data)
+        head = decode_head(data)
         line = Line(seq_of(data), head.symbol, head.type, data)
         self._keep(line, self._ring, len(self._ring))
         if self.last_at is None or head.timestamp > self.last_at:
