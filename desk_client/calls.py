@@ -57,9 +57,7 @@ class Caller:
         self._idle: deque[Connection] = deque()
         self._pid = os.getpid()
 
-    def call(
-        self, method: str, path: str, body: bytes = b"", *, timeout_s: float, request_id: str = ""
-    ) -> Response:
+    def call(self, method: str, path: str, body: bytes = b"", *, timeout_s: float, request_id: str = "") -> Response:
         """The desk's answer: 2xx, or a 4xx or 503 that another try would not better.
 
         Raises AuthenticationError, ConfigurationError, DeskUnavailable, DeskTimeout, OutcomeUnknown or
@@ -182,6 +180,7 @@ class Caller:
         wait_s = _retry_after_s(response)
         if wait_s is None and problem.code not in ("", "NOT_READY"):
             return False
+        wait_s = attempt.backoff_s() if wait_s is None else wait_s
         reason = f"{problem.code or response.status}: {problem.message}"
         if attempt.can_wait(wait_s):
             attempt.pause(reason, wait_s)
@@ -208,12 +207,15 @@ class _Attempts:
         self._backoff = Backoff()
         self._broken = 0
 
-    def can_wait(self, wait_s: float | None) -> bool:
-        return time.monotonic() + (wait_s or 0.0) < self.deadline
+    def backoff_s(self) -> float:
+        return self._backoff.next_s()
+
+    def can_wait(self, wait_s: float) -> bool:
+        return time.monotonic() + wait_s < self.deadline
 
     def pause(self, reason: str, wait_s: float | None = None) -> None:
         """Waits before the next try. Raises where no time is left for one."""
-        wait_s = self._backoff.next_s() if wait_s is None else wait_s
+        wait_s = self.backoff_s() if wait_s is None else wait_s
         if not self.can_wait(wait_s):
             self.sent = False
             raise self.gave_up(reason)
@@ -225,9 +227,7 @@ class _Attempts:
         self.unsure = True
         self._broken += 1
         if self._broken >= BROKEN_ANSWERS_MAX:
-            raise kind(
-                f"{self._what} at {self._address}: {reason}.{self._advice()}", request_id=self.request_id
-            )
+            raise kind(f"{self._what} at {self._address}: {reason}.{self._advice()}", request_id=self.request_id)
         self.pause(reason)
 
     def gave_up(self, reason: str) -> DeskTimeout | DeskUnavailable:

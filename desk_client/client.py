@@ -20,6 +20,7 @@ from desk.v1.orders_pb2 import (
     StopLoss,
     TakeProfit,
 )
+from google.protobuf.message import DecodeError
 
 from desk_client.amounts import NotANumber, Number, text_of
 from desk_client.calls import PROTOBUF, Caller, path_with, quote
@@ -188,14 +189,10 @@ class Client:
         except NotANumber as error:
             return _refused_here(str(error), raise_on_error, request_id)
         body = change.SerializeToString()
-        response = self.caller.call(
-            "PATCH", _order_path(order_id), body, timeout_s=timeout, request_id=request_id
-        )
+        response = self.caller.call("PATCH", _order_path(order_id), body, timeout_s=timeout, request_id=request_id)
         return _order_response(response, raise_on_error, request_id)
 
-    def cancel_order(
-        self, order_id: str, *, timeout: float = TIMEOUT_S, raise_on_error: bool = False
-    ) -> OrderResponse:
+    def cancel_order(self, order_id: str, *, timeout: float = TIMEOUT_S, raise_on_error: bool = False) -> OrderResponse:
         """Asks for an order's cancel. It is cancelled when `updates()` or `get_order` says so: until then
         it may still fill. Status "error" where there is nothing to cancel (NOT_FOUND, or it is filled).
         Raises as `place_order`.
@@ -203,9 +200,7 @@ class Client:
         response = self.caller.call("DELETE", _order_path(order_id), timeout_s=timeout)
         return _order_response(response, raise_on_error, "")
 
-    def cancel_all(
-        self, symbols: list[str] | None = None, *, timeout: float = TIMEOUT_S
-    ) -> list[OrderResponse]:
+    def cancel_all(self, symbols: list[str] | None = None, *, timeout: float = TIMEOUT_S) -> list[OrderResponse]:
         """Asks for the cancel of every open order, or of those in the symbols; one answer for each."""
         body = CancelAllRequest(symbols=_symbols(symbols)).SerializeToString()
         response = self.caller.call("POST", "/v1/orders:cancel-all", body, timeout_s=timeout)
@@ -270,9 +265,7 @@ class Client:
 
         return _message(self.caller.call("GET", "/v1/account", timeout_s=timeout), Account)
 
-    def latest(
-        self, symbols: list[str] | None = None, *, timeout: float = TIMEOUT_S
-    ) -> dict[str, LatestLine]:
+    def latest(self, symbols: list[str] | None = None, *, timeout: float = TIMEOUT_S) -> dict[str, LatestLine]:
         """The newest bid, ask and price, per symbol. A symbol without any line yet is not there."""
         from desk.v1.market_pb2 import GetLatestResponse  # noqa: PLC0415  (as above)
 
@@ -336,16 +329,12 @@ def _take_profit(price: Number | None) -> TakeProfit | None:
 def _stop_loss(price: Number | None, limit_price: Number | None) -> StopLoss | None:
     if price is None and limit_price is None:
         return None
-    return StopLoss(
-        stop_price=_text(price, "stop_loss_price"), limit_price=_text(limit_price, "stop_loss_limit_price")
-    )
+    return StopLoss(stop_price=_text(price, "stop_loss_price"), limit_price=_text(limit_price, "stop_loss_limit_price"))
 
 
 def _refused_here(message: str, raise_on_error: bool, request_id: str) -> OrderResponse:
     """The answer to what never left: as the desk would have answered it."""
-    answer = OrderResponse(
-        status="error", code="INVALID", message=f"{message}. Nothing was sent to the desk."
-    )
+    answer = OrderResponse(status="error", code="INVALID", message=f"{message}. Nothing was sent to the desk.")
     if raise_on_error:
         raise OrderRefused(answer, request_id=request_id)
     return answer
@@ -375,5 +364,5 @@ def _message(response: Response, kind: type[M], request_id: str = "") -> M:
         )
     try:
         return kind.FromString(response.body)
-    except ValueError as error:  # protobuf's DecodeError is one
+    except DecodeError as error:
         raise ProtocolError(f"the answer's {kind.__name__} cannot be read", request_id=request_id) from error

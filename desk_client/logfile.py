@@ -34,12 +34,13 @@ class LogFile:
     def __init__(self, path: str, bytes_max: int = FILE_BYTES_MAX) -> None:
         """Raises ConfigurationError where the file cannot be written, or is not a regular one."""
         if bytes_max < FILE_BYTES_MAX_LEAST:
-            raise ConfigurationError(
-                f"DESK_LOG_FILE_MAX is {bytes_max}: give at least {FILE_BYTES_MAX_LEAST} bytes"
-            )
+            raise ConfigurationError(f"DESK_LOG_FILE_MAX is {bytes_max}: give at least {FILE_BYTES_MAX_LEAST} bytes")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            self._fd = os.open(path, flags, 0o640)
+            try:
+                self._fd = os.open(path, flags)
+            except FileNotFoundError:
+                self._fd = os.open(path, flags | os.O_CREAT, 0o640)
         except OSError as error:
             raise ConfigurationError(f"DESK_LOG_FILE cannot be opened: {error}") from error
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
@@ -71,9 +72,7 @@ class LogFile:
             stamp = _stamp(time.time())
             text = "".join(f"{stamp} {kind} {line}\n" for line in lines)
             if self._dropped and lines:
-                text = (
-                    f"{stamp} err {self._dropped} lines dropped: more than {LINES_PER_S} per second\n{text}"
-                )
+                text = f"{stamp} err {self._dropped} lines dropped: more than {LINES_PER_S} per second\n{text}"
                 self._dropped = 0
             self._dropped += left_out
             if text:
@@ -205,9 +204,7 @@ def _pieces(lines: list[str]) -> list[str]:
     """The lines, with those cut up that are too long for one."""
     if all(len(line) <= LINE_CHARS_MAX for line in lines):
         return lines
-    return [
-        line[at : at + LINE_CHARS_MAX] for line in lines for at in range(0, len(line) or 1, LINE_CHARS_MAX)
-    ]
+    return [line[at : at + LINE_CHARS_MAX] for line in lines for at in range(0, len(line) or 1, LINE_CHARS_MAX)]
 
 
 def _stamp(seconds: float) -> str:

@@ -91,9 +91,7 @@ class MarketLines:
         lines = io.BytesIO(self._partial + data if self._partial else data).readlines()
         self._partial = b"" if lines[-1].endswith(b"\n") else lines.pop()
         if len(self._partial) > LINE_BYTES_MAX:
-            raise ProtocolError(
-                f"a market line is longer than {LINE_BYTES_MAX} bytes. Is DESK_SERVER_URL right?"
-            )
+            raise ProtocolError(f"a market line is longer than {LINE_BYTES_MAX} bytes. Is DESK_SERVER_URL right?")
         # The desk's signs of life are empty lines.
         whole = [line for line in lines if len(line) > 2 or line.strip()]
         if self._skip_to:

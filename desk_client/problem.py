@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from desk.v1.orders_pb2 import OrderResponse
+from google.protobuf.message import DecodeError
 
 from desk_client.errors import AuthenticationError, NotFound, ProtocolError, Refused
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from desk_client.http1 import Response
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """An error of the desk. `code` is empty where the answer is not one of a desk."""
 
     status: int
@@ -69,7 +68,7 @@ def problem_of(response: Response) -> Problem:
     if response.content_type == "application/x-protobuf":
         try:
             answer = OrderResponse.FromString(response.body)
-        except ValueError:  # protobuf's DecodeError is one
+        except DecodeError:
             return Problem(response.status, "", "its body cannot be read")
         return Problem(
             response.status,
@@ -82,9 +81,7 @@ def problem_of(response: Response) -> Problem:
         )
     if response.content_type == "application/json":
         return _from_json(response)
-    return Problem(
-        response.status, "", response.body[:200].decode("utf-8", "replace").strip() or "no reason given"
-    )
+    return Problem(response.status, "", response.body[:200].decode("utf-8", "replace").strip() or "no reason given")
 
 
 def _from_json(response: Response) -> Problem:

@@ -173,9 +173,7 @@ def _finish(stop: Stop) -> None:
     if stop.exit_code is not None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_TERMINATED))
         if not _wait_for_threads(time.monotonic() + THREADS_STOP_S):
-            say(
-                f"threads of the strategy are still running {THREADS_STOP_S:g} s after SIGTERM; ended with it"
-            )
+            say(f"threads of the strategy are still running {THREADS_STOP_S:g} s after SIGTERM; ended with it")
             _flush()
             os._exit(stop.exit_code)
     _flush()

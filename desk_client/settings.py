@@ -10,7 +10,7 @@ USER_ID           sent as X-User-ID; must be the token's user. Not sent when emp
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from desk_client.errors import ConfigurationError
 
@@ -19,8 +19,8 @@ ENVIRONMENT = ("DESK_SERVER_URL", "DESK_TOKEN_FILE", "DESK_TOKEN", "USER_ID")
 TOKEN_BYTES_MAX = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+# No dataclasses in this package: they import inspect, 5 ms that every strategy would wait.
+class Address(NamedTuple):
     """A desk's address: a path of a unix socket, or a host and port."""
 
     scheme: str
@@ -56,12 +56,7 @@ def parse_url(url: str) -> Address:
     host, port = _host_and_port(place)
     default_port = "443" if scheme == "https" else "80"
     digits = port or default_port
-    if (
-        not host
-        or not host.isascii()
-        or any(c <= " " for c in host)
-        or not (digits.isascii() and digits.isdigit())
-    ):
+    if not host or not host.isascii() or any(c <= " " for c in host) or not (digits.isascii() and digits.isdigit()):
         raise ConfigurationError(f"DESK_SERVER_URL is {url!r}; its host or port cannot be right")
     if not 0 < int(digits) < 65536:
         raise ConfigurationError(f"DESK_SERVER_URL is {url!r}; a port is 1 to 65535")
@@ -111,13 +106,15 @@ class Token:
         return _checked(text, f"DESK_TOKEN_FILE: {self._path}")
 
 
-@dataclass(slots=True)
 class Settings:
     """Whom to ask, and as whom."""
 
-    address: Address
-    token: Token
-    user_id: str = ""
+    __slots__ = ("address", "token", "user_id")
+
+    def __init__(self, address: Address, token: Token, user_id: str = "") -> None:
+        self.address = address
+        self.token = token
+        self.user_id = user_id
 
 
 def from_environment() -> Settings:

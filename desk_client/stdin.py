@@ -13,9 +13,7 @@ from desk_client.errors import DeskClientError
 from desk_client.hand import Hand
 
 NO_END = "the market stream has no end: read it line by line (for line in sys.stdin), or give a size"
-NO_DESCRIPTOR = (
-    'the market stream has no file descriptor: set "stdin": "pipe" in config.json for one that has'
-)
+NO_DESCRIPTOR = 'the market stream has no file descriptor: set "stdin": "pipe" in config.json for one that has'
 
 
 class LineSource(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from desk.v1.orders_pb2 import OrderUpdate
+from google.protobuf.message import DecodeError
 
 from desk_client.calls import PROTOBUF, Backoff, Caller
 from desk_client.errors import DeskUnavailable, ProtocolError
@@ -69,7 +70,7 @@ class Updates:
                 continue  # a sign of life
             try:
                 return OrderUpdate.FromString(message)
-            except ValueError as error:
+            except DecodeError as error:
                 raise ProtocolError("an update of the desk cannot be read") from error
         return None
 
