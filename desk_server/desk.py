@@ -68,7 +68,9 @@ class Desk:
         limits: risk.Limits,
         throttle: Throttle,
         allotment: Decimal,
+        watched: Sequence[Callable[[], str]] = (),
     ) -> None:
+        """`watched` tell why the desk is not ready although it can trade: "" when all is well."""
         self.keeper = keeper
         self.book = keeper.book
         self.registry = keeper.registry
@@ -79,6 +81,7 @@ class Desk:
         self._limits = limits
         self._throttle = throttle
         self._allotment = allotment
+        self._watched = watched
         self._in_flight: dict[tuple[UserId, str], asyncio.Future[Order]] = {}
         self._being_replaced: set[OrderId] = set()
         self._resolver = Resolver(self)
@@ -359,7 +362,8 @@ class Desk:
 
     def problems(self) -> list[str]:
         """Why the desk is not ready; empty when it is."""
-        return [problem for problem in (*self._trading_problems(), self.hub.problem()) if problem]
+        watched = (look() for look in self._watched)
+        return [problem for problem in (*self._trading_problems(), self.hub.problem(), *watched) if problem]
 
     def _trading_problems(self) -> list[str]:
         return [problem for problem in (self._state, self.keeper.problem, self.broker.problem()) if problem]

@@ -1,0 +1,106 @@
+"""The parts list: every part of the desk is made here, in the order in which data flows through them."""
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from desk_server.bookkeeper import Bookkeeper
+from desk_server.brokers.paper import PaperBroker, fill_model
+from desk_server.clock import Clock, SystemClock
+from desk_server.desk import Desk
+from desk_server.feeds import Feed
+from desk_server.feeds.none import NoFeed
+from desk_server.feeds.replay import ReplayFeed
+from desk_server.feeds.walk import WalkFeed
+from desk_server.ledger import Ledger
+from desk_server.ledger.sqlite import SqliteLedger
+from desk_server.market import Hub
+from desk_server.risk import Limits
+from desk_server.settings import Settings
+from desk_server.tape import Tape
+from desk_server.throttle import Throttle
+
+log = structlog.get_logger(__name__)
+
+
+class App:
+    """The desk without its doors (see `api/serve.py`): start it, stop it."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        run_dir = settings.run_dir
+        self.settings = settings
+        self.feed = _feed(settings)
+        self.hub = Hub(Tape(run_dir / "tape", settings.tape_bytes_max), clock, settings.hub_lines_kept)
+        self.ledger: Ledger = SqliteLedger(run_dir / "ledger" / "desk.db")
+        self.keeper = Bookkeeper(self.ledger, clock)
+        self.broker = PaperBroker(self.feed.assets(), model=fill_model(settings), seed=settings.paper_seed, clock=clock)
+        self.hub.taps.append(self.broker.on_quote)
+        self.desk = Desk(
+            keeper=self.keeper,
+            broker=self.broker,
+            hub=self.hub,
+            clock=clock,
+            limits=_limits(settings),
+            throttle=Throttle(settings.orders_per_minute_max, clock),
+            allotment=settings.allotment,
+            watched=(self._feed_problem,),
+        )
+        self._feeding: asyncio.Task[None] | None = None
+        self._feed_failure = ""
+
+    async def start(self) -> None:
+        """Read the ledger, take the exchange's orders back from it, then let lines and orders in."""
+        self.keeper.load()
+        self.broker.restore(self.keeper.book.orders.values())
+        await self.desk.start()
+        await self.desk.registry.ensure_admin_token(self.settings.run_dir / "admin.token")
+        self._feeding = asyncio.create_task(self._feed(), name="feed")
+
+    async def stop(self) -> None:
+        """Stop the feed, write down what the broker has said, end every stream, let go of tape and ledger."""
+        if self._feeding:
+            self._feeding.cancel()
+            await asyncio.gather(self._feeding, return_exceptions=True)
+        await self.desk.close()
+        self.hub.close()
+
+    async def _feed(self) -> None:
+        try:
+            await self.feed.run(self.hub.publish, self.hub.last_at)
+        except Exception as error:
+            self._feed_failure = f"the market feed has failed: {error}"
+            log.exception("the market feed has failed: no more lines come", feed=self.feed.name)
+
+    def _feed_problem(self) -> str:
+        return self._feed_failure or self.feed.problem()
+
+
+def build(settings: Settings, clock: Clock | None = None) -> App:
+    """Raises TapeError, BadTapeFile or LedgerUnavailable, each with what to do, where a file cannot be used."""
+    for directory in (settings.run_dir, settings.run_dir / "tape"):
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return App(settings, clock or SystemClock())
+
+
+def _feed(settings: Settings) -> Feed:
+    match settings.feed:
+        case "replay":
+            return ReplayFeed(Path(settings.replay_file or ""), settings.replay_speed, settings.replay_loop)
+        case "walk":
+            symbols = [symbol.strip() for symbol in settings.walk_symbols.split(",") if symbol.strip()]
+            return WalkFeed(symbols, settings.walk_seed, settings.walk_lines_per_s)
+        case "none":
+            return NoFeed()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        qty_max=settings.qty_max,
+        notional_usd_max=settings.notional_usd_max,
+        collar_percent=settings.collar_percent,
+        market_buffer_percent=settings.market_buffer_percent,
+        quote_age_s_max=settings.quote_age_s_max,
+        open_orders_max=settings.open_orders_max,
+        allow_short=settings.allow_short,
+    )
