@@ -13,18 +13,22 @@ else
     fail "neither \`docker compose\` nor docker-compose is here. Debian/Ubuntu: apt-get install docker-compose"
 fi
 
-# The server runs as 10001:20000; strategies and the manager reach it through this directory.
+readonly container=${DESK_SERVER_CONTAINER:-desk-server}
+
+# The server runs as 10001:20000; strategies and the manager reach it through this directory. The engine gives it the
+# right owner (a container may, even where this user is not root), and with it what a server run directly on this
+# machine has left there.
 prepare() {
-    local directory=${DESK_HOST_RUN_DIR:-run}
-    mkdir -p "$directory"
+    local directory
+    mkdir -p "${DESK_HOST_RUN_DIR:-run}"
+    directory=$(cd "${DESK_HOST_RUN_DIR:-run}" && pwd)
     [ "$(stat -c %u:%g "$directory")" = 10001:20000 ] && return
-    [ "$(id -u)" = 0 ] || fail "$directory must belong to 10001:20000 for the server to write there.
-  As root: chown 10001:20000 $directory     Then: make up"
-    chown 10001:20000 "$directory"
-    # What a server run directly on this machine has left there.
-    for part in desk ledger tape admin.token; do
-        [ ! -e "$directory/$part" ] || chown -R 10001:20000 "$directory/$part"
-    done
+    echo "Giving $directory to the server (10001:20000) ..."
+    docker run --rm --network none --user 0:0 --cap-drop ALL --cap-add CHOWN --cap-add DAC_READ_SEARCH \
+        --volume "$directory:/run-dir" --entrypoint sh desk-server:latest -c \
+        'cd /run-dir && chown 10001:20000 . && for part in desk ledger tape admin.token; do
+            [ ! -e "$part" ] || chown -R 10001:20000 "$part"; done' \
+        || fail "could not change the owner of $directory. As root: chown 10001:20000 $directory"
 }
 
 case ${1:-} in
@@ -33,11 +37,12 @@ case ${1:-} in
         "${compose[@]}" up --detach --no-build
         echo "Waiting for the desk to answer on http://127.0.0.1:${PORT:-8080}/healthz ..."
         for _ in $(seq 60); do
-            health=$(docker inspect --format '{{.State.Health.Status}}' desk-server 2>/dev/null || echo gone)
+            health=$(docker inspect --format '{{.State.Health.Status}}' "$container" 2>/dev/null || echo gone)
             case $health in
                 healthy) echo "The desk is up. Next: ./strategy_manager.py start     Stop it: make down"; exit ;;
                 gone) break ;;
             esac
+            [ "$(docker inspect --format '{{.RestartCount}}' "$container")" -lt 2 ] || break
             sleep 1
         done
         "${compose[@]}" logs --tail 30

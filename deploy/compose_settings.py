@@ -1,6 +1,6 @@
 """Writes the names of the server's settings into docker-compose.yml, between its two `settings:` comments.
 
-Compose passes no variable on that it does not name. Run it after a setting was added; a test notices when it was not.
+Compose passes on no variable that it does not name. Run this after adding a setting; a test notices if not.
 """
 
 import re

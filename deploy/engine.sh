@@ -9,7 +9,7 @@
 set -uo pipefail
 
 readonly declined=3 impossible=4 broken=5
-readonly log=/var/log/desk-dockerd.log wait_s=60
+readonly log=/var/log/desk-dockerd.log wait_s=${DESK_ENGINE_WAIT_S:-60}
 
 say() { printf 'engine: %s\n' "$*"; }
 fail() { local code=$1; shift; printf 'engine: %s\n' "$*" >&2; exit "$code"; }

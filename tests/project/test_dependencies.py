@@ -30,7 +30,10 @@ def pins(list_file: str) -> dict[str, str]:
 def asked_for() -> list[Requirement]:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return [Requirement(line) for line in project["dependencies"] + [r for extra in extras.values() for r in extra]]
+    return [
+        Requirement(line)
+        for line in project["dependencies"] + [r for extra in extras.values() for r in extra]
+    ]
 
 
 @pytest.mark.parametrize("requirement", asked_for(), ids=str)
@@ -52,7 +55,13 @@ def test_the_images_install_what_is_tested(list_file):
 
 def test_the_strategy_image_is_lean():
     """Strategies get protobuf, numpy and pandas with what these need, and nothing else."""
-    assert set(pins("deploy/strategy-requirements.txt")) == {"numpy", "pandas", "protobuf", "python-dateutil", "six"}
+    assert set(pins("deploy/strategy-requirements.txt")) == {
+        "numpy",
+        "pandas",
+        "protobuf",
+        "python-dateutil",
+        "six",
+    }
 
 
 @pytest.mark.parametrize("list_file", LISTS)

@@ -34,7 +34,9 @@ def test_the_committed_code_is_what_the_proto_files_give():
 def test_a_field_added_to_a_proto_file_alone_is_noticed(copy):
     """The check fails, shows the difference and says what to run; regenerating heals it."""
     orders = copy / "proto" / "desk" / "v1" / "orders.proto"
-    orders.write_text(orders.read_text().replace("string stop_price = 7;", "string stop_price = 7;\n  string zz = 99;", 1))
+    orders.write_text(
+        orders.read_text().replace("string stop_price = 7;", "string stop_price = 7;\n  string zz = 99;", 1)
+    )
     outcome = check(copy)
     assert outcome.returncode == 1
     assert "zz" in outcome.stdout

@@ -12,7 +12,9 @@ TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["make", *arguments], cwd=PROJECT, check=False, capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        ["make", *arguments], cwd=PROJECT, check=False, capture_output=True, text=True, timeout=30
+    )
 
 
 def test_make_alone_lists_every_target():

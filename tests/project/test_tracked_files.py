@@ -31,7 +31,9 @@ INDEX_OPTION = re.compile(r"^\s*(--)?(extra-)?index-url\b|^\s*--find-links\s+\S*
 
 
 def tracked() -> list[Path]:
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, check=True, capture_output=True, text=True)
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=PROJECT, check=True, capture_output=True, text=True
+    )
     return [PROJECT / name for name in listing.stdout.split("\0") if name and (PROJECT / name).is_file()]
 
 
@@ -52,7 +54,9 @@ def test_no_package_registry_is_named():
     """Where packages come from is the machine's business: no registry's host stands in a committed file."""
     files = texts()
     assert len(files) > 20
-    named = [f"{file.relative_to(PROJECT)}: {host}" for file, text in files for host in REGISTRIES if host in text]
+    named = [
+        f"{file.relative_to(PROJECT)}: {host}" for file, text in files for host in REGISTRIES if host in text
+    ]
     assert named == []
 
 
