@@ -39,7 +39,7 @@ def images():
 
 
 def test_a_strategy_can_compute_in_its_cage():
-    """numpy, pandas with time zones and the contract work read-only, offline, as a user unknown to the image."""
+    """numpy, pandas with time zones and the contract work read-only and offline, as any user."""
     code = (
         "import desk_client, desk.v1.orders_pb2, numpy, pandas, os;"
         "at = pandas.Timestamp('2026-01-02T14:30:00Z').tz_convert('America/New_York');"
