@@ -14,7 +14,6 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
 from typing import BinaryIO, cast
-from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +21,7 @@ from msgspec import Struct
 from desk_server.domain import Asset, AssetClass, Symbol
 from desk_server.feeds import Publish
 from desk_server.lines import parse
+from desk_server.sessions import NEW_YORK, trading_day
 
 # A pause on the tape (a night, a holiday) lasts no longer than this, in market time.
 PAUSE_S_MAX = 60.0
@@ -29,7 +29,6 @@ PAUSE_S_MAX = 60.0
 _BUSY_S_MAX = 0.003
 # Further behind its time than this (the machine slept), the replay goes on from now instead of hurrying.
 _BEHIND_S_MAX = 5.0
-_NEW_YORK = ZoneInfo("America/New_York")
 _OWN_HEAD = re.compile(rb'\{"seq":\d+,(?:"missed":\d+,)?')
 _TIMESTAMP = re.compile(rb'"timestamp"\s*:\s*"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)([^"]*)"')
 
@@ -63,19 +62,26 @@ class ReplayFeed:
         self._symbols: dict[str, None] = {}
         self._first: datetime | None = None
         self._last = datetime.min.replace(tzinfo=UTC)
+        days: set[date] = set()
         for line in _read(path):
             self._symbols[line.symbol] = None
+            days.add(line.at.date())
             self._first = self._first or line.at
             self._last = line.at
         if self._first is None:
             raise BadTapeFile(f"{path} has no lines: DESK_REPLAY_FILE must name a tape of market lines.")
-        self._shift = _Shift(self._first, self._last)
+        self._shift = _Shift(self._first, self._last, self._sessions(days))
 
     def assets(self) -> list[Asset]:
         return [asset_of(symbol) for symbol in self._symbols]
 
     def problem(self) -> str:
         return self._problem
+
+    def _sessions(self, days: set[date]) -> list[date]:
+        """The trading days of the tape, where it has anything that keeps to them."""
+        equities = any(asset.asset_class is AssetClass.US_EQUITY for asset in self.assets())
+        return sorted(day for day in days if equities and trading_day(day) is not None)
 
     async def run(self, publish: Publish, after: datetime | None) -> None:
         self._problem = ""
@@ -136,33 +142,52 @@ def with_timestamp(line: FileLine, at: datetime) -> bytes:
 
 
 class _Shift:
-    """Moves a tape on by whole weeks of New York's local time, so that sessions keep their hours and weekdays."""
+    """Moves a tape on by whole weeks of New York's local time, so that sessions keep their hours and weekdays.
 
-    def __init__(self, first: datetime, last: datetime) -> None:
-        self._first = first
+    Weeks in which a holiday or an early close would fall on one of the tape's `sessions` are left out; not for
+    tapes of more than a week, which could not avoid them.
+    """
+
+    def __init__(self, first: datetime, last: datetime, sessions: list[date]) -> None:
         self._last = last
-        self._weeks = (last.astimezone(_NEW_YORK).date() - first.astimezone(_NEW_YORK).date()).days // 7 + 1
+        self._span_weeks = (last.astimezone(NEW_YORK).date() - first.astimezone(NEW_YORK).date()).days // 7 + 1
+        self._sessions = sessions if self._span_weeks == 1 else []
+        # By how many weeks each loop is moved.
+        self._weeks = [0]
         self._cached: tuple[date, int, timedelta] = (date.min, 0, timedelta(0))
 
     def shifted(self, at: datetime, loop: int) -> datetime:
         if loop == 0:
             return at
-        day = at.astimezone(_NEW_YORK).date()
+        day = at.astimezone(NEW_YORK).date()
         cached_day, cached_loop, by = self._cached
         if day != cached_day or loop != cached_loop:
             # One shift for a whole local day, taken at noon: clocks change at night.
-            old = datetime.combine(day, time_of_day(12), _NEW_YORK)
-            new = datetime.combine(day + timedelta(weeks=self._weeks * loop), time_of_day(12), _NEW_YORK)
+            old = datetime.combine(day, time_of_day(12), NEW_YORK)
+            new = datetime.combine(day + timedelta(weeks=self._weeks_of(loop)), time_of_day(12), NEW_YORK)
             by = new.astimezone(UTC) - old.astimezone(UTC)
             self._cached = (day, loop, by)
         return at + by
 
     def loop_behind(self, after: datetime) -> int:
         """The first loop that has lines behind `after`."""
-        loop = max((after - self._last) // timedelta(weeks=self._weeks) - 1, 0)
+        loop = 0
         while self.shifted(self._last, loop) <= after:
             loop += 1
         return loop
+
+    def _weeks_of(self, loop: int) -> int:
+        while len(self._weeks) <= loop:
+            weeks = self._weeks[-1] + self._span_weeks
+            while not all(_same_hours(day, day + timedelta(weeks=weeks)) for day in self._sessions):
+                weeks += self._span_weeks
+            self._weeks.append(weeks)
+        return self._weeks[loop]
+
+
+def _same_hours(day: date, other: date) -> bool:
+    hours, others = trading_day(day), trading_day(other)
+    return hours is not None and others is not None and hours.close - hours.open == others.close - others.open
 
 
 class _Pace:

@@ -12,19 +12,15 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from functools import lru_cache
-from zoneinfo import ZoneInfo
-
-import holidays
 
 from desk_server.domain import Asset, AssetClass
 from desk_server.feeds import Publish
 from desk_server.feeds.replay import asset_of
+from desk_server.sessions import NEW_YORK, trading_day
 
 # The walk's first day, a Monday.
 FIRST_DAY = date(2026, 1, 5)
 LINES_PER_S_MAX = 100_000
-_NEW_YORK = ZoneInfo("America/New_York")
-_SESSION_MINUTES = 390
 _DAY_MINUTES = 1440
 # Standard deviations of the logarithm of the price.
 _DAILY = 0.012
@@ -79,15 +75,15 @@ class WalkFeed:
 
     def lines(self, after: datetime | None) -> Iterator[bytes]:
         """The walk from behind `after`, without end."""
-        day = FIRST_DAY if after is None else max(FIRST_DAY, after.astimezone(_NEW_YORK).date() - timedelta(days=1))
+        day = FIRST_DAY if after is None else max(FIRST_DAY, after.astimezone(NEW_YORK).date() - timedelta(days=1))
         while True:
-            if not self._has_equities or is_session(day):
-                yield from self._session(day, after)
+            hours = self._hours(day)
+            if hours is not None:
+                yield from self._session(day, *hours, after)
             day += timedelta(days=1)
 
-    def _session(self, day: date, after: datetime | None) -> Iterator[bytes]:
-        opening, minutes = self._hours(day)
-        count = int(minutes * 60 * self._lines_per_s)
+    def _session(self, day: date, opening: datetime, close: datetime, after: datetime | None) -> Iterator[bytes]:
+        count = int((close - opening) / self._step)
         first = 0 if after is None or after < opening else int((after - opening) / self._step) + 1
         rng = random.Random()
         for index in range(max(first - first % _BLOCK_LINES, 0), count):
@@ -100,11 +96,13 @@ class WalkFeed:
             if index >= first and (after is None or at > after):
                 yield line
 
-    def _hours(self, day: date) -> tuple[datetime, int]:
-        if self._has_equities:
-            opening = datetime.combine(day, time_of_day(9, 30), _NEW_YORK).astimezone(UTC)
-            return opening, _SESSION_MINUTES
-        return datetime.combine(day, time_of_day(0), UTC), _DAY_MINUTES
+    def _hours(self, day: date) -> tuple[datetime, datetime] | None:
+        """From when to when lines come on that day; None on a day off."""
+        if not self._has_equities:
+            opening = datetime.combine(day, time_of_day(0), UTC)
+            return opening, opening + timedelta(days=1)
+        hours = trading_day(day)
+        return None if hours is None else (hours.open, hours.close)
 
     def _line(self, asset: Asset, day: date, at: datetime, minute: float, rng: random.Random) -> bytes:
         path = self._day_path(asset.symbol, day)
@@ -132,16 +130,6 @@ class WalkFeed:
             level += rng.gauss(0, _DAILY)
         rng = random.Random(f"{self._seed}:{symbol}:{day}")
         path = [level]
-        for _ in range(self._hours(day)[1] + 1):
+        for _ in range(_DAY_MINUTES + 1):
             path.append(path[-1] + rng.gauss(0, _PER_MINUTE))
         return path
-
-
-def is_session(day: date) -> bool:
-    """Whether New York's exchanges open on this day."""
-    return day.weekday() < 5 and day not in _closed_days()
-
-
-@lru_cache(maxsize=1)
-def _closed_days() -> holidays.HolidayBase:
-    return holidays.financial_holidays("NYSE")
