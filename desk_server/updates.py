@@ -73,6 +73,11 @@ class UpdateLog:
         ring = self._everybody if user is None else self._users[user]
         return self._follow(ring, ring.start_of(after))
 
+    def last_seq(self, user: UserId | None) -> int:
+        """The newest update of `user` (None: of everybody), 0 for none: where a stream made now begins."""
+        ring = self._everybody if user is None else self._users[user]
+        return ring.updates[-1].seq if ring.updates else 0
+
     async def _follow(self, ring: _Ring, number: int) -> AsyncIterator[Update]:
         while not self._closed:
             first = ring.added - len(ring.updates)

@@ -1,0 +1,171 @@
+"""What every HTTP route shares: the headers that matter, and answers in the caller's language.
+
+A caller speaks protobuf or JSON; errors speak the same. Both doors (`http.py`, `fast.py`) use this module, so
+that they cannot differ.
+"""
+
+import re
+import secrets
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import structlog
+from google.protobuf.message import Message
+
+from desk_server import logs
+from desk_server.api import errors, strict, wire
+from desk_server.api.auth import Door
+from desk_server.domain import Identity
+from desk_server.errors import Code, DeskError
+
+M = TypeVar("M", bound=Message)
+Headers = Iterable[tuple[bytes, bytes]]
+
+PROTOBUF = b"application/x-protobuf"
+JSON = b"application/json"
+BODY_BYTES_MAX = 16 * 1024
+_PROTOBUF_NAMES = frozenset({PROTOBUF, b"application/protobuf", b"application/octet-stream"})
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# Headers that change how a body travels; the plain route alone handles them.
+_ODD = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+
+log = structlog.get_logger("desk.http")
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+@dataclass(slots=True)
+class Head:
+    """A request's headers, read once. `odd` where the body does not simply follow."""
+
+    authorization: str | None = None
+    user: str | None = None
+    request_id: bytes = b""
+    content_type: bytes = b""
+    accept: bytes = b""
+    content_length: int | None = None
+    odd: bool = False
+    # A header that decides who asks was sent twice.
+    ambiguous: bool = False
+
+    @property
+    def sends_protobuf(self) -> bool:
+        return self.content_type in _PROTOBUF_NAMES
+
+    @property
+    def wants_protobuf(self) -> bool:
+        """As Accept says; where it says nothing, the language of the body."""
+        if b"protobuf" in self.accept:
+            return True
+        return self.content_type in _PROTOBUF_NAMES and b"json" not in self.accept
+
+
+def head_of(headers: Headers) -> Head:
+    """Names are lower case, as ASGI has them."""
+    head = Head()
+    for name, value in headers:
+        if name == b"authorization":
+            head.ambiguous |= head.authorization is not None
+            head.authorization = value.decode("latin-1")
+        elif name == b"content-type":
+            head.content_type = value.partition(b";")[0].strip().lower()
+        elif name == b"content-length":
+            head.content_length = int(value) if value.isdigit() and len(value) < 16 else -1
+        elif name == b"accept":
+            head.accept = value.lower()
+        elif name == b"x-user-id":
+            head.ambiguous |= head.user is not None
+            head.user = value.decode("latin-1")
+        elif name == b"x-request-id":
+            head.request_id = value if _REQUEST_ID.fullmatch(value) else b""
+        elif name in _ODD:
+            head.odd = True
+    if not head.request_id:
+        head.request_id = secrets.token_hex(8).encode()
+    return head
+
+
+async def answered(head: Head, work: Awaitable[Message], status: int = HTTPStatus.OK) -> Answer:
+    """The work's result or error as an answer; never raises but CancelledError."""
+    try:
+        return answer_of(head, await work, status)
+    except DeskError as error:
+        return refusal(head, error)
+    except Exception:  # the boundary of a request: logged, and the caller told no more than the request's id
+        log.exception("request failed")
+        return refusal(head, errors.internal(head.request_id.decode()))
+
+
+def answer_of(head: Head, message: Message, status: int = HTTPStatus.OK) -> Answer:
+    if head.wants_protobuf:
+        return _answer(head, status, PROTOBUF, message.SerializeToString())
+    return _answer(head, status, JSON, wire.json_bytes(message))
+
+
+def refusal(head: Head, error: DeskError, status: int | None = None) -> Answer:
+    """`status` only where HTTP knows better than the error's code (405, 431)."""
+    if head.wants_protobuf:
+        kind, body = PROTOBUF, errors.as_message(error).SerializeToString()
+    else:
+        kind, body = JSON, msgspec.json.encode(errors.as_dict(error))
+    answer = _answer(head, status or errors.TABLE[error.code].http, kind, body)
+    if wait := errors.retry_after(error):
+        answer.headers.append((b"retry-after", wait.encode()))
+    if error.code is Code.UNAUTHENTICATED:
+        answer.headers.append((b"www-authenticate", b"Bearer"))
+    if error.code is Code.TOO_LARGE:
+        # What is left of the body is not worth reading.
+        answer.headers.append((b"connection", b"close"))
+    return answer
+
+
+def message_of(head: Head, body: bytes, kind: type[M]) -> M:
+    """The body as a message. Raises DeskError MALFORMED, UNSUPPORTED_MEDIA or INVALID."""
+    if head.sends_protobuf:
+        return strict.message_of_protobuf(body, kind)
+    if head.content_type == JSON:
+        return strict.message_of_json(body, kind)
+    if not body and not head.content_type:
+        return strict.message_of_protobuf(b"", kind)
+    raise DeskError(
+        Code.UNSUPPORTED_MEDIA,
+        "send the body as JSON with `Content-Type: application/json`, "
+        f"or as a protobuf {kind.DESCRIPTOR.name} with `Content-Type: application/x-protobuf`",
+    )
+
+
+def too_large() -> DeskError:
+    return DeskError(
+        Code.TOO_LARGE, f"the body is larger than {BODY_BYTES_MAX} bytes: send less", limit=str(BODY_BYTES_MAX)
+    )
+
+
+def start_log(head: Head) -> None:
+    logs.bind_only({"request_id": head.request_id.decode()})
+
+
+def identify(door: Door, head: Head, peer: str) -> Identity:
+    """Raises DeskError UNAUTHENTICATED or FORBIDDEN."""
+    if head.ambiguous:
+        raise DeskError(
+            Code.UNAUTHENTICATED,
+            "Authorization or X-User-ID was sent twice: send each once, so that it is clear who asks",
+        )
+    who = door.identify(head.authorization, head.user, peer)
+    logs.bind(user=who.user, deployment_id=who.deployment_id)
+    return who
+
+
+def _answer(head: Head, status: int, kind: bytes, body: bytes) -> Answer:
+    return Answer(
+        status,
+        [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"x-request-id", head.request_id)],
+        body,
+    )

@@ -1,0 +1,254 @@
+"""The fast door: uvicorn's own HTTP protocol, which answers orders and market streams without going through ASGI.
+
+It takes only what is plain (`POST /order` or `/v1/orders` with a known length, `GET /v1/market/stream` without a
+body); everything else, and every odd form of these, goes on to FastAPI unchanged. Both doors call the same
+handlers, so an answer is the same bytes by either; tests/api/test_doors.py proves it.
+
+It also holds the limits that uvicorn leaves open for every request: the size of the headers, and the time that a
+request may take to arrive.
+"""
+
+import asyncio
+from http import HTTPStatus
+from socket import AF_UNIX
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from desk_server.api import exchange
+from desk_server.api.auth import UNIX_PEER
+from desk_server.api.exchange import Answer, Head
+from desk_server.api.orders import PATHS, OrderRoute
+from desk_server.api.streams import MarketStream, Streams
+from desk_server.errors import Code, DeskError
+
+HEADER_BYTES_MAX = 16 * 1024
+HEADERS_MAX = 100
+ARRIVAL_S_MAX = 30.0
+_ORDER_URLS = {path.encode(): path for path in PATHS}
+_MARKET_URL = b"/v1/market/stream"
+
+
+class Cycle:
+    """One request on the fast door; named and shaped as uvicorn's own, which it stands beside in the pipeline."""
+
+    def __init__(self, head: Head, keep_alive: bool) -> None:
+        self.head = head
+        self.keep_alive = keep_alive
+        self.body = bytearray()
+        self.more_body = True
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _Nothing()
+        self.started = False
+
+
+class OrderCycle(Cycle):
+    def __init__(self, head: Head, keep_alive: bool, path: str) -> None:
+        super().__init__(head, keep_alive)
+        self.path = path
+
+
+class MarketCycle(Cycle):
+    def __init__(self, head: Head, query: bytes) -> None:
+        super().__init__(head, keep_alive=False)
+        self.query = query
+
+
+class _Nothing:
+    def set(self) -> None:
+        """Nobody waits for a cycle of the fast door."""
+
+
+class DeskProtocol(HttpToolsProtocol):
+    """Made per connection by uvicorn; `bind` gives it the desk's handlers."""
+
+    orders: OrderRoute
+    streams: Streams
+    # Orders under way: the server's end waits for them, and nobody cancels them.
+    running: set[asyncio.Task[None]]
+    fast = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        socket = transport.get_extra_info("socket")
+        if socket is not None and socket.family == AF_UNIX:
+            # Told from the socket itself: an unknown peer must not pass for a local one.
+            self.client = (UNIX_PEER, 0)
+        self._in_headers = True
+        self._header_bytes = 0
+        self._stream: MarketStream | None = None
+        self.waiting_since: float | None = self.loop.time()
+
+    @property
+    def peer(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_headers and self.parser is not None:
+            self._header_bytes += len(data)
+            if self._header_bytes > 2 * HEADER_BYTES_MAX:
+                self._refuse(_headers_too_large(), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_headers = True
+        self._header_bytes = 0
+        self.waiting_since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > HEADER_BYTES_MAX or len(self.headers) > HEADERS_MAX:
+            self._refuse(_headers_too_large(), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        cycle = self._fast_cycle() if self.fast else None
+        if cycle is None:
+            super().on_headers_complete()
+            return
+        existing, self.cycle = self.cycle, cycle  # type: ignore[assignment]
+        if existing is None or existing.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
+
+    def on_message_complete(self) -> None:
+        self.waiting_since = None
+        cycle: Any = self.cycle
+        if not isinstance(cycle, Cycle):
+            super().on_message_complete()
+            return
+        cycle.more_body = False
+        if cycle.started and not cycle.response_complete:
+            self._launch(cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.waiting_since = None
+        for cycle in (self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            if isinstance(cycle, Cycle):
+                cycle.disconnected = True
+        if self._stream is not None:
+            self.streams.closed_raw(self._stream)
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """uvicorn's drain: a stream ends here, other requests finish first."""
+        if self._stream is not None:
+            self._stream.end("the desk is stopping")
+        else:
+            super().shutdown()
+
+    def time_out(self, now: float) -> None:
+        """Called by the server now and then: a request that trickles in gives its place up."""
+        if self.waiting_since is not None and now - self.waiting_since > ARRIVAL_S_MAX:
+            self._refuse(
+                DeskError(Code.DEADLINE, f"the request took longer than {ARRIVAL_S_MAX:.0f} s to arrive"),
+                HTTPStatus.REQUEST_TIMEOUT,
+            )
+
+    def _fast_cycle(self) -> Cycle | None:
+        """A cycle for what this door answers itself; None for everything else."""
+        method = self.parser.get_method()
+        path = _ORDER_URLS.get(self.url) if method == b"POST" else None
+        is_market = method == b"GET" and self.url.partition(b"?")[0] == _MARKET_URL
+        if (path is None and not is_market) or self.parser.get_http_version() != "1.1":
+            return None
+        head = exchange.head_of(self.headers)
+        if head.odd:
+            return None
+        if path is not None:
+            length = head.content_length
+            if length is None or not 0 <= length <= exchange.BODY_BYTES_MAX:
+                return None
+            return OrderCycle(head, self.parser.should_keep_alive(), path)
+        return MarketCycle(head, self.url.partition(b"?")[2]) if not head.content_length else None
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if not isinstance(cycle, Cycle):
+            super()._start_asgi_task(cycle, app)
+            return
+        cycle.started = True
+        if not cycle.more_body:
+            self._launch(cycle)
+
+    def _launch(self, cycle: Cycle) -> None:
+        if isinstance(cycle, MarketCycle):
+            self._open_stream(cycle)
+        elif isinstance(cycle, OrderCycle):
+            task = self.loop.create_task(self._answer_order(cycle))
+            self.running.add(task)
+            task.add_done_callback(self.running.discard)
+
+    async def _answer_order(self, cycle: OrderCycle) -> None:
+        answer = await self.orders.handle(cycle.path, cycle.head, bytes(cycle.body), self.peer)
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        if not cycle.disconnected:
+            self._write(cycle, answer)
+
+    def _write(self, cycle: Cycle, answer: Answer) -> None:
+        closes = any(name == b"connection" for name, _ in answer.headers)
+        parts = [STATUS_LINE[answer.status]]
+        for name, value in self.server_state.default_headers + answer.headers:
+            parts += (name, b": ", value, b"\r\n")
+        if closes:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts += (b"\r\n", answer.body)
+        self.transport.write(b"".join(parts))
+        self._finish(cycle)
+
+    def _finish(self, cycle: Cycle) -> None:
+        cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _open_stream(self, cycle: MarketCycle) -> None:
+        """Hand the connection to the hub: from here on lines are written to it without any task of its own."""
+        opened = self.streams.open_raw(cycle.head, cycle.query, self.peer)
+        if isinstance(opened, Answer):
+            cycle.keep_alive = self.parser.should_keep_alive()
+            self._write(cycle, opened)
+            return
+        parts = [STATUS_LINE[HTTPStatus.OK]]
+        for name, value in self.server_state.default_headers + opened.headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n")
+        self.transport.write(b"".join(parts))
+        # What a reader sends behind its request is of no interest; that it hangs up is.
+        self.flow.resume_reading()
+        self._stream = opened.start(self.transport, self)
+
+    def _refuse(self, error: DeskError, status: HTTPStatus) -> None:
+        """Answer at once and hang up, whatever else is on the way."""
+        self.waiting_since = None
+        cycle = Cycle(exchange.head_of([]), keep_alive=False)
+        if self.cycle is None or self.cycle.response_complete:
+            self.cycle = cycle  # type: ignore[assignment]
+            cycle.response_complete = True
+            answer = exchange.refusal(cycle.head, error, status)
+            if all(name != b"connection" for name, _ in answer.headers):
+                answer.headers.append((b"connection", b"close"))
+            parts = [STATUS_LINE[answer.status]]
+            for name, value in self.server_state.default_headers + answer.headers:
+                parts += (name, b": ", value, b"\r\n")
+            self.transport.write(b"".join((*parts, b"\r\n", answer.body)))
+        self.transport.close()
+
+
+def bind(
+    orders: OrderRoute, streams: Streams, running: set[asyncio.Task[None]], *, fast: bool = True
+) -> type[DeskProtocol]:
+    """A protocol class that knows these handlers. `fast=False` sends every request through FastAPI."""
+    handlers = {"orders": orders, "streams": streams, "running": running, "fast": fast}
+    return type("BoundDeskProtocol", (DeskProtocol,), handlers)
+
+
+def _headers_too_large() -> DeskError:
+    return DeskError(
+        Code.TOO_LARGE, f"the headers are larger than {HEADER_BYTES_MAX} bytes: send less", limit=str(HEADER_BYTES_MAX)
+    )

@@ -1,0 +1,343 @@
+"""The HTTP surface: FastAPI, one endpoint for each row of `routes.ROUTES`, and the streams.
+
+Answers are made by `exchange.py`, not by FastAPI's own parsing, so that they are the same by either door and speak
+protobuf as well as JSON. What FastAPI adds is routing and the description at /docs.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from desk.v1 import market_pb2, orders_pb2
+from fastapi import FastAPI, Request
+from google.protobuf.message import Message
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from desk_server.api import errors, exchange, schema
+from desk_server.api.auth import Door
+from desk_server.api.exchange import Answer, Head
+from desk_server.api.orders import PATHS, OrderRoute
+from desk_server.api.routes import ROUTES, Route
+from desk_server.api.streams import Streams, message_of_query, stream_headers, update_frame
+from desk_server.api.verbs import Verbs
+from desk_server.desk import Desk
+from desk_server.domain import Identity
+from desk_server.errors import Code, DeskError
+
+T = TypeVar("T")
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+DESCRIPTION = """One broker account, many people's strategies. Every order belongs to the user of its token.
+
+Bodies are JSON, or the protobuf messages of proto/desk/v1 with `Content-Type` and `Accept: application/x-protobuf`.
+Money, prices and quantities are decimal strings; a JSON number is taken, too. Unknown fields are refused."""
+
+
+_OPEN: dict[str, Any] = {"security": []}
+
+
+class Api:
+    """What the routes stand on; one for both doors."""
+
+    def __init__(self, desk: Desk, verbs: Verbs, door: Door, orders: OrderRoute, streams: Streams) -> None:
+        self.desk = desk
+        self.verbs = verbs
+        self.door = door
+        self.orders = orders
+        self.streams = streams
+        self._acting: set[asyncio.Task[Any]] = set()
+
+    async def to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for the work; when the caller goes, the wait ends and the work goes on."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._acting.add(task)
+        task.add_done_callback(self._acting.discard)
+        return await asyncio.shield(task)
+
+
+def build_http(api: Api) -> FastAPI:
+    app = FastAPI(
+        title="The desk",
+        version=version("desk"),
+        description=DESCRIPTION,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for path in sorted(PATHS):
+        _add(app, "POST", path, _place(api), _describe_order(), tag="orders", summary="Send an order")
+    for route in ROUTES:
+        _add(app, route.method, route.path, _call(api, route), _describe(route), tag=route.tag, summary=route.summary)
+    stream = "A stream of what happens to your orders"
+    _add(app, "GET", "/v1/updates", _updates(api), _STREAM_OF_UPDATES, tag="orders", summary=stream)
+    stream = "A stream of market lines"
+    _add(app, "GET", "/v1/market/stream", _market(api), _STREAM_OF_LINES, tag="market", summary=stream)
+    _add(app, "GET", "/healthz", _alive, dict(_OPEN), tag="state", summary="Alive?")
+    _add(
+        app, "GET", "/readyz", _ready(api.desk), dict(_OPEN), tag="state", summary="Ready? 503 with the reasons if not"
+    )
+    app.add_exception_handler(HTTPException, _not_routed)
+    app.add_exception_handler(Exception, _failed)
+    _describe_all(app)
+    return app
+
+
+class Exact(Response):
+    """An answer's own headers, in its own order."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.status_code = answer.status
+        self.body = answer.body
+        self.raw_headers = answer.headers
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def _place(api: Api) -> Endpoint:
+    async def place(request: Request) -> Response:
+        head = exchange.head_of(request.scope["headers"])
+        if request.scope["query_string"]:
+            return Exact(exchange.refusal(head, _no_query()))
+        try:
+            body = await _body(request, head)
+        except DeskError as error:
+            return Exact(exchange.refusal(head, error))
+        return Exact(await api.to_the_end(api.orders.handle(request.url.path, head, body, _peer(request))))
+
+    return place
+
+
+def _call(api: Api, route: Route) -> Endpoint:
+    verb = getattr(api.verbs, route.verb)
+
+    async def call(request: Request) -> Response:
+        head = exchange.head_of(request.scope["headers"])
+        exchange.start_log(head)
+
+        async def work() -> Message:
+            who = exchange.identify(api.door, head, _peer(request))
+            result: Message = await verb(who, await _message(route, request, head))
+            return result
+
+        answering = exchange.answered(head, work(), route.status)
+        answer = await (api.to_the_end(answering) if route.acts else answering)
+        exchange.log.debug("http", method=route.method, path=request.url.path, status=answer.status)
+        return Exact(answer)
+
+    return call
+
+
+async def _message(route: Route, request: Request, head: Head) -> Message:
+    body = await _body(request, head)
+    query = request.scope["query_string"]
+    if route.takes == "body":
+        if query:
+            raise _no_query()
+        message = exchange.message_of(head, body, route.request)
+    else:
+        message = message_of_query(query, route.request)
+    for name, value in request.path_params.items():
+        if getattr(message, name) not in ("", value):
+            raise DeskError(Code.INVALID, f"{name} in the request is not the one in the path: leave it out")
+        setattr(message, name, value)
+    return message
+
+
+async def _body(request: Request, head: Head) -> bytes:
+    """Raises DeskError TOO_LARGE before more than the limit is in memory."""
+    if head.content_length is not None and head.content_length > exchange.BODY_BYTES_MAX:
+        raise exchange.too_large()
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > exchange.BODY_BYTES_MAX:
+            raise exchange.too_large()
+    return bytes(body)
+
+
+def _updates(api: Api) -> Endpoint:
+    async def updates(request: Request) -> Response:
+        head = exchange.head_of(request.scope["headers"])
+        exchange.start_log(head)
+        try:
+            who = exchange.identify(api.door, head, _peer(request))
+            wish = message_of_query(request.scope["query_string"], orders_pb2.StreamUpdatesRequest)
+            source = api.streams.updates(who, wish)
+            last_seq = api.streams.last_update(who, wish)
+        except DeskError as error:
+            return Exact(exchange.refusal(head, error))
+        protobuf = head.wants_protobuf
+        kind = exchange.PROTOBUF if protobuf else b"application/x-ndjson"
+        headers = [*stream_headers(head, kind), (b"desk-last-seq", b"%d" % last_seq)]
+        return _stream(headers, _ending(update_frame(update, protobuf=protobuf) async for update in source))
+
+    return updates
+
+
+def _market(api: Api) -> Endpoint:
+    async def market(request: Request) -> Response:
+        head = exchange.head_of(request.scope["headers"])
+        exchange.start_log(head)
+        try:
+            who: Identity = exchange.identify(api.door, head, _peer(request))
+            wish = message_of_query(request.scope["query_string"], market_pb2.StreamMarketRequest)
+            headers = api.streams.market_headers(head, wish)
+        except DeskError as error:
+            return Exact(exchange.refusal(head, error))
+        lines = api.streams.market_lines(who, wish)
+        return _stream(headers, ((line or b"") + b"\n" async for line in lines))
+
+    return market
+
+
+async def _ending(frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A reader who fell behind finds the stream ended, and learns why when it resumes."""
+    try:
+        async for frame in frames:
+            yield frame
+    except DeskError as error:
+        exchange.log.info("update stream ended", code=error.code.value)
+
+
+def _stream(headers: list[tuple[bytes, bytes]], content: AsyncIterator[bytes]) -> Response:
+    response = StreamingResponse(content)
+    response.raw_headers = headers
+    return response
+
+
+async def _alive(_: Request) -> Response:
+    return JSONResponse({"alive": True})
+
+
+def _ready(desk: Desk) -> Endpoint:
+    async def ready(_: Request) -> Response:
+        reasons = desk.problems()
+        capabilities = desk.broker.capabilities
+        return JSONResponse(
+            {"ready": not reasons, "reasons": reasons, "broker": capabilities.name, "live": capabilities.live},
+            status_code=HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK,
+        )
+
+    return ready
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    head = exchange.head_of(request.scope["headers"])
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        refused = DeskError(Code.INVALID, f"{request.method} is not allowed here: use {allowed}")
+        answer = exchange.refusal(head, refused, HTTPStatus.METHOD_NOT_ALLOWED)
+        answer.headers.append((b"allow", allowed.encode()))
+        return Exact(answer)
+    return Exact(exchange.refusal(head, DeskError(Code.NOT_FOUND, "there is nothing at this path: see /docs")))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    head = exchange.head_of(request.scope["headers"])
+    exchange.log.error("request failed", request_id=head.request_id.decode(), exc_info=error)
+    return Exact(exchange.refusal(head, errors.internal(head.request_id.decode())))
+
+
+def _no_query() -> DeskError:
+    return DeskError(Code.INVALID, "this route takes no parameters in its URL: put them into the body")
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+# The description
+
+
+def _add(
+    app: FastAPI, method: str, path: str, endpoint: Endpoint, describe: dict[str, Any], *, tag: str, summary: str
+) -> None:
+    app.add_api_route(
+        path, endpoint, methods=[method], tags=[tag], summary=summary, openapi_extra=describe, response_model=None
+    )
+
+
+def _describe(route: Route) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "parameters": schema.parameters(route.request, route.path, query=route.takes == "query"),
+        "responses": _responses(route.status, route.response),
+    }
+    if route.takes == "body":
+        described["requestBody"] = _content(route.request)
+    return described
+
+
+def _describe_order() -> dict[str, Any]:
+    example = {"symbol": "AAPL", "qty": "10", "side": "buy", "order_type": "limit", "limit_price": "145.50"}
+    body = _content(orders_pb2.OrderRequest)
+    body["content"]["application/json"]["example"] = example
+    body["required"] = True
+    return {"requestBody": body, "responses": _responses(HTTPStatus.CREATED, orders_pb2.OrderResponse)}
+
+
+def _content(kind: type[Message]) -> dict[str, Any]:
+    return {
+        "content": {
+            "application/json": {"schema": schema.reference(kind)},
+            "application/x-protobuf": {"schema": {"type": "string", "format": "binary"}},
+        }
+    }
+
+
+def _responses(status: HTTPStatus, kind: type[Message]) -> dict[str, Any]:
+    error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    return {
+        str(status.value): {"description": status.phrase, **_content(kind)},
+        "4XX": {"description": "Refused; the message says what to do", **error},
+        "5XX": {"description": "Not now; try again with the same request_id", **error},
+    }
+
+
+_STREAM_OF_UPDATES: dict[str, Any] = {
+    "parameters": schema.parameters(orders_pb2.StreamUpdatesRequest, "", query=True),
+    "responses": {
+        "200": {
+            "description": "One OrderUpdate a line; an empty line every 15 s. As protobuf: each message behind its "
+            "length as a varint, a zero length every 15 s. Desk-Last-Seq is the update that the stream starts behind.",
+            "content": {"application/x-ndjson": {"schema": schema.reference(orders_pb2.OrderUpdate)}},
+        }
+    },
+}
+_STREAM_OF_LINES: dict[str, Any] = {
+    "parameters": schema.parameters(market_pb2.StreamMarketRequest, "", query=True),
+    "responses": {
+        "200": {
+            "description": "One JSON object a line; an empty line every 15 s. Desk-First-Seq is the first seq that "
+            "will be sent at the earliest. See docs/market-lines.md.",
+            "content": {"application/x-ndjson": {"schema": {"type": "object"}}},
+        }
+    },
+}
+
+
+def _describe_all(app: FastAPI) -> None:
+    """Replace what FastAPI guesses about bodies by the contract's own schemas, and say how to authenticate."""
+    guess = app.openapi
+    kinds = {kind for route in ROUTES for kind in (route.request, route.response)}
+    kinds |= {orders_pb2.OrderRequest, orders_pb2.OrderResponse, orders_pb2.OrderUpdate}
+
+    def openapi() -> dict[str, Any]:
+        described = guess()
+        described["components"] = {
+            "schemas": schema.schemas(kinds),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        }
+        described["security"] = [{"token": []}]
+        for path in described["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,302 @@
+"""The contract's messages to the desk's words and back; and messages as JSON.
+
+JSON bodies and protobuf bodies both become a message first (`strict.py`), so one set of checks serves both.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+from desk.v1 import market_pb2, orders_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from desk_server import rules
+from desk_server.api.strict import nearest, quoted
+from desk_server.domain import (
+    LineInHand,
+    Order,
+    OrderChange,
+    OrderClass,
+    OrderRequest,
+    OrderType,
+    Quote,
+    Side,
+    StopLoss,
+    TimeInForce,
+)
+from desk_server.errors import Code, DeskError
+from desk_server.positions import Fill
+from desk_server.updates import Update
+
+E = TypeVar("E", bound=StrEnum)
+
+_NO_LINE = LineInHand()
+
+
+def order_request(m: orders_pb2.OrderRequest) -> OrderRequest:
+    """Each field on its own; `rules.check` says which combinations are orders. Raises DeskError INVALID."""
+    return OrderRequest(
+        symbol=rules.symbol_of(m.symbol),
+        side=_word(Side, m.side, "side"),
+        type=_word(OrderType, m.order_type, "order_type", OrderType.MARKET),
+        time_in_force=_word(TimeInForce, m.time_in_force, "time_in_force", TimeInForce.DAY),
+        qty=_number(m.qty, "qty"),
+        notional=_number(m.notional, "notional"),
+        limit_price=_number(m.limit_price, "limit_price"),
+        stop_price=_number(m.stop_price, "stop_price"),
+        trail_price=_number(m.trail_price, "trail_price"),
+        trail_percent=_number(m.trail_percent, "trail_percent"),
+        extended_hours=m.extended_hours,
+        order_class=_word(OrderClass, m.order_class, "order_class", OrderClass.SIMPLE),
+        take_profit=_required(m.take_profit.limit_price, "take_profit.limit_price")
+        if m.HasField("take_profit")
+        else None,
+        stop_loss=_stop_loss(m.stop_loss) if m.HasField("stop_loss") else None,
+        request_id=m.request_id,
+        line=_line(m.line) if m.HasField("line") else _NO_LINE,
+        notes=dict(m.notes) if m.notes else {},
+    )
+
+
+def order_change(m: orders_pb2.ReplaceOrderRequest) -> OrderChange:
+    """Raises DeskError INVALID."""
+    return OrderChange(
+        qty=_number(m.qty, "qty"),
+        time_in_force=_word(TimeInForce, m.time_in_force, "time_in_force") if m.time_in_force else None,
+        limit_price=_number(m.limit_price, "limit_price"),
+        stop_price=_number(m.stop_price, "stop_price"),
+        trail=_number(m.trail, "trail"),
+        request_id=m.request_id,
+    )
+
+
+def answer(order: Order, legs: Iterable[Order] = ()) -> orders_pb2.OrderResponse:
+    """The answer to an order that stands."""
+    shown = order_message(order, legs)
+    return orders_pb2.OrderResponse(
+        status="success",
+        order_id=shown.order_id,
+        message=_ANSWERS.get(shown.status, "the order is with the desk; its status says how it stands"),
+        symbol=shown.symbol,
+        qty=shown.qty,
+        side=shown.side,
+        filled_qty=shown.filled_qty,
+        order_status=shown.status,
+        code=shown.code,
+        limit=order.limit,
+        observed=order.observed,
+        order=shown,
+    )
+
+
+_ANSWERS = {
+    "pending": "the order is written down and on its way to the broker",
+    "unknown": "the broker has not answered; the desk keeps asking: do not send the order again",
+    "filled": "the order is filled",
+    "partially_filled": "the order is partly filled",
+    "new": "the broker has the order",
+    "accepted": "the broker has the order",
+    "pending_cancel": "the cancel is with the broker; the outcome comes on the update stream",
+    "canceled": "the order is cancelled",
+    "replaced": "the order is replaced",
+    "expired": "the order has expired",
+}
+
+
+def order_message(order: Order, legs: Iterable[Order] = ()) -> orders_pb2.Order:
+    request = order.request
+    message = orders_pb2.Order(
+        order_id=order.order_id,
+        client_order_id=order.client_order_id,
+        broker_order_id=order.broker_order_id,
+        user_id=order.user,
+        strategy=order.strategy,
+        request_id=request.request_id,
+        symbol=request.symbol,
+        side=request.side._value_,
+        order_type=request.type._value_,
+        time_in_force=request.time_in_force._value_,
+        order_class=request.order_class._value_,
+        qty=decimal_text(request.qty),
+        notional=decimal_text(request.notional),
+        limit_price=decimal_text(request.limit_price),
+        stop_price=decimal_text(request.stop_price),
+        trail_price=decimal_text(request.trail_price),
+        trail_percent=decimal_text(request.trail_percent),
+        extended_hours=request.extended_hours,
+        status=order.status,
+        filled_qty=decimal_text(order.filled_qty),
+        filled_avg_price=average_text(order.filled_avg_price),
+        fees=decimal_text(order.fees),
+        code=order.code,
+        message=order.message,
+        created_at=time_text(order.created_at),
+        updated_at=time_text(order.updated_at),
+        replaces=order.replaces,
+        replaced_by=order.replaced_by,
+        parent_id=order.parent_id,
+        leg=order.leg._value_,
+        notes=request.notes,
+    )
+    if request.line != _NO_LINE:
+        line = request.line
+        message.line.CopyFrom(
+            orders_pb2.LineInHand(seq=line.seq, sha256=line.sha256, fields_read=list(line.fields_read))
+        )
+    for leg in legs:
+        message.legs.append(order_message(leg))
+    return message
+
+
+def fill_message(fill: Fill) -> orders_pb2.Fill:
+    return orders_pb2.Fill(
+        execution_id=fill.execution_id,
+        order_id=fill.order_id,
+        user_id=fill.user,
+        strategy=fill.strategy,
+        symbol=fill.symbol,
+        side=fill.side.value,
+        qty=decimal_text(fill.qty),
+        price=decimal_text(fill.price),
+        fee=decimal_text(fill.fee),
+        at=time_text(fill.at),
+        seq=fill.seq,
+    )
+
+
+def update_message(update: Update) -> orders_pb2.OrderUpdate:
+    return orders_pb2.OrderUpdate(
+        seq=update.seq,
+        event=update.event,
+        at=time_text(update.at),
+        order=order_message(update.order),
+        fill=fill_message(update.fill) if update.fill else None,
+    )
+
+
+def latest_message(quote: Quote) -> market_pb2.LatestLine:
+    return market_pb2.LatestLine(
+        symbol=quote.symbol,
+        bid=decimal_text(quote.bid),
+        ask=decimal_text(quote.ask),
+        price=decimal_text(quote.price),
+        at=time_text(quote.at),
+        seq=quote.seq,
+    )
+
+
+def decimal_text(value: Decimal | None) -> str:
+    """Plain digits, no exponent, no trailing zeros behind the point; "" for None."""
+    if value is None:
+        return ""
+    text = str(value)
+    if "E" in text:
+        text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def average_text(value: Decimal | None) -> str:
+    """A quotient (an average price, a value at market), rounded to 9 decimals as the contract promises."""
+    return "" if value is None else decimal_text(round(value, 9))
+
+
+def time_text(at: datetime | None) -> str:
+    """RFC 3339 with microseconds and Z; "" for None."""
+    if at is None:
+        return ""
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def json_bytes(message: Message) -> bytes:
+    """The message as JSON: the contract's field names, every field present ("" where absent), integers as numbers.
+
+    A message field that is not set is null.
+    """
+    return _json.encode(as_dict(message))
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    return {name: read(getattr(message, name), message) for name, read in _plan(message.DESCRIPTOR)}
+
+
+_json = msgspec.json.Encoder()
+_Read = Callable[[Any, Message], Any]
+
+
+@cache
+def _plan(descriptor: Descriptor) -> tuple[tuple[str, _Read], ...]:
+    return tuple((field.name, _reader(field)) for field in descriptor.fields)
+
+
+def _reader(field: FieldDescriptor) -> _Read:
+    name = field.name
+    if field.message_type is None:
+        return _list_of if field.is_repeated else _itself
+    if field.message_type.GetOptions().map_entry:
+        return _mapping_of
+    if field.is_repeated:
+        return _messages_of
+    return lambda value, owner: as_dict(value) if owner.HasField(name) else None
+
+
+def _itself(value: Any, _: Message) -> Any:
+    return value
+
+
+def _list_of(value: Iterable[Any], _: Message) -> list[Any]:
+    return list(value)
+
+
+def _mapping_of(value: Mapping[str, str], _: Message) -> dict[str, str]:
+    return dict(value)
+
+
+def _messages_of(value: Iterable[Message], _: Message) -> list[dict[str, Any]]:
+    return [as_dict(item) for item in value]
+
+
+def _number(text: str, field: str) -> Decimal | None:
+    return rules.decimal_of(text, field) if text else None
+
+
+def _required(text: str, field: str) -> Decimal:
+    if not text:
+        raise DeskError(Code.INVALID, f"{field} is required here")
+    return rules.decimal_of(text, field)
+
+
+def _stop_loss(m: orders_pb2.StopLoss) -> StopLoss:
+    return StopLoss(
+        stop_price=_required(m.stop_price, "stop_loss.stop_price"),
+        limit_price=_number(m.limit_price, "stop_loss.limit_price"),
+    )
+
+
+def _line(m: orders_pb2.LineInHand) -> LineInHand:
+    return LineInHand(seq=m.seq, sha256=m.sha256, fields_read=tuple(m.fields_read))
+
+
+@cache
+def _words(kind: type[StrEnum]) -> dict[str, StrEnum]:
+    return {member.value: member for member in kind}
+
+
+def _word(kind: type[E], text: str, field: str, default: E | None = None) -> E:
+    member = _words(kind).get(text)
+    if member is not None:
+        return member  # type: ignore[return-value]
+    known = ", ".join(_words(kind))
+    if text:
+        raise DeskError(Code.INVALID, f"{field} {quoted(text)} is none of {known}{nearest(text, _words(kind))}")
+    if default is None:
+        raise DeskError(Code.INVALID, f"{field} is required: one of {known}")
+    return default
