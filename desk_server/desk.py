@@ -84,6 +84,7 @@ class Desk:
         self._watched = watched
         self._in_flight: dict[tuple[UserId, str], asyncio.Future[Order]] = {}
         self._being_replaced: set[OrderId] = set()
+        self._being_canceled: set[OrderId] = set()
         self._resolver = Resolver(self)
         self._state = "the desk is starting"
 
@@ -302,8 +303,13 @@ class Desk:
             return order
         if not order.state.is_open:
             raise _not_cancelable(order, f"it is already {order.status}")
-        if not order.cancel_requested:
+        if order.cancel_requested or order.order_id in self._being_canceled:
+            return order
+        self._being_canceled.add(order.order_id)
+        try:
             await self.keeper.record(CancelRequested(at=self.clock.now(), order_id=order.order_id, by=who.user))
+        finally:
+            self._being_canceled.discard(order.order_id)
         order = self.book.orders[order.order_id]
         if order.state in (State.LIVE, State.HELD):
             return await self._cancel_at_broker(order)
@@ -383,14 +389,14 @@ class Desk:
         """Listen to the broker, clear up what a crash left open, then take orders. The ledger is loaded already."""
         self.keeper.start()
         await self.broker.connect(self.keeper.on_broker_event)
-        for order in list(self.book.open_orders(None)):
+        for order in self.book.open_orders(None):
             if order.state is State.SENDING and not order.parent_id:
                 await self._outcome(
                     OrderUnknown(at=self.clock.now(), order_id=order.order_id, reason="the desk restarted")
                 )
         self._state = ""
-        for order in list(self.book.open_orders(None)):
-            if order.state is State.UNKNOWN:
+        for order in self.book.open_orders(None):
+            if order.state is State.UNKNOWN or order.cancel_requested:
                 self._resolver.take(order.order_id)
 
     async def close(self) -> None:
