@@ -245,19 +245,18 @@ class PaperExchange:
 
     def _start(self, resting: Resting) -> None:
         """Let it work or wait for its time; what is at once or never ends here."""
-        self._date(resting, resting.since)
         works = resting.status in ("new", "partially_filled")
         touch = self._touch_of_session(resting) if works else None
+        if touch is not None:
+            self._match(resting, touch)
         if resting.at_once:
-            if touch is not None:
-                self._match(resting, touch)
             self._end(resting, What.CANCELED, f"{resting.tif} order: what did not fill at once is canceled")
-        elif works:
-            self._book(resting.symbol).add(resting)
-            if touch is not None:
-                self._match(resting, touch)
-        else:
-            self._wait(resting)
+        elif resting.is_open:
+            self._date(resting, resting.since)
+            if works:
+                self._book(resting.symbol).add(resting)
+            else:
+                self._wait(resting)
 
     def _wait(self, resting: Resting) -> None:
         if resting.tif is TimeInForce.OPG:
