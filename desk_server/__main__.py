@@ -1,0 +1,110 @@
+"""`python -m desk_server`: settings → app.build() → serve → drain. `verify-ledger` checks the history instead."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import structlog
+import uvloop
+from pydantic import ValidationError
+
+from desk_server import app, logs
+from desk_server.api.serve import Addresses, CannotServe, serve
+from desk_server.feeds.replay import BadTapeFile
+from desk_server.ledger import LedgerUnavailable
+from desk_server.ledger.sqlite_file import verify
+from desk_server.settings import Settings, table
+from desk_server.tape import TapeError
+
+log = structlog.get_logger("desk")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 after a clean stop, 1 when the desk cannot run (or the ledger is not sound), 2 for wrong settings."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"{problem['loc'][0] if problem['loc'] else 'settings'}: {problem['msg']}", file=sys.stderr)
+        print("`python -m desk_server --help` lists every setting.", file=sys.stderr)
+        return 2
+    try:
+        if options.command == "verify-ledger":
+            return _verify(settings.run_dir / "ledger" / "desk.db")
+        logs.configure(settings)
+        uvloop.run(_run(settings))
+    except (BadTapeFile, CannotServe, LedgerUnavailable, TapeError, ValueError, OSError) as error:
+        print(f"The desk cannot run: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    stop = _on_signals()
+    desk = app.build(settings)
+    await desk.start()
+    try:
+        await serve(desk.desk, settings, ready=partial(_announce, settings), stop=stop)
+    finally:
+        await desk.stop()
+        log.info("stopped")
+
+
+def _on_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or Ctrl-C; the second ends the process at once (the ledger stands that)."""
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        log.info("stopping: what is under way is finished; a second signal ends at once")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _announce(settings: Settings, addresses: Addresses) -> None:
+    log.info(
+        "ready",
+        broker=settings.broker,
+        feed=settings.feed,
+        http=f"http://{addresses.host}:{addresses.http_port}",
+        grpc=f"{addresses.host}:{addresses.grpc_port}",
+        socket=str(addresses.http_socket),
+        grpc_socket=str(addresses.grpc_socket),
+    )
+
+
+def _verify(path: Path) -> int:
+    if not path.exists():
+        print(f"There is no ledger at {path}: set DESK_RUN_DIR to the directory that has it.", file=sys.stderr)
+        return 1
+    bad = verify(path)
+    if bad is None:
+        print(f"{path}: every event is as it was written.")
+        return 0
+    print(f"{path}: event {bad} is not as it was written, or one before it is missing.", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    rows = "\n".join(f"  {name:28} {meaning} [{default or 'not set'}]" for name, default, meaning in table())
+    parser = argparse.ArgumentParser(
+        prog="python -m desk_server",
+        description="The desk server. It is set up by environment variables:\n\n" + rows,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs="?", choices=("serve", "verify-ledger"), default="serve")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
