@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from desk_client.http1 import Response
-    from desk_client.updates import Updates
+    from desk_client.update_stream import Updates
 
 M = TypeVar("M", bound="Message")
 
@@ -296,7 +296,7 @@ class Client:
         strategy that also reads market lines. Raises DeskUnavailable where it cannot start within
         `timeout`.
         """
-        from desk_client.updates import Updates  # noqa: PLC0415  (as above)
+        from desk_client.update_stream import Updates  # noqa: PLC0415  (as above)
 
         return Updates(self.caller, after, timeout)
 

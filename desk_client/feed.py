@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from desk_client.calls import Caller
 from desk_client.errors import ProtocolError
 from desk_client.hand import Hand, Line
-from desk_client.market import MarketLines
+from desk_client.market_lines import MarketLines
 from desk_client.stdin import MarketStdin
 
 

@@ -34,7 +34,7 @@ from desk_client.errors import ConfigurationError, DeskClientError
 from desk_client.feed import stdin_has_lines
 from desk_client.hand import HAND
 from desk_client.heartbeat import Heartbeat
-from desk_client.market import MarketLines
+from desk_client.market_lines import MarketLines
 from desk_client.stdin import MarketStdin
 
 USAGE = "usage: python -m desk_client.run [--stdin] STRATEGY.py [arguments]"

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from desk.v1 import orders_pb2 as pb
 
 from desk_client import Client, Settings, Token, parse_url
+from desk_client.hand import Hand
 
 PROTOBUF = "application/x-protobuf"
 PYTHON = [sys.executable, "-I"]
@@ -229,8 +230,8 @@ class FakeDesk:
                 return
 
 
-def client_of(desk, **settings):
-    return Client(Settings(parse_url(desk.url), Token(desk.token), **settings))
+def client_of(desk, hand=None, **settings):
+    return Client(Settings(parse_url(desk.url), Token(desk.token), **settings), hand or Hand())
 
 
 def until(condition, seconds=10.0, what="it"):
