@@ -13,7 +13,7 @@ say() { printf 'images: %s\n' "$*"; }
 fail() { printf 'images: %s\n' "$*" >&2; exit 1; }
 
 tag_of() { case $1 in strategy) echo "${DOCKER_IMAGE:-desk-strategy:latest}" ;; server) echo desk-server:latest ;; esac; }
-code_of() { case $1 in strategy) echo desk_client ;; server) echo desk_client desk_server ;; esac; }
+code_of() { case $1 in strategy) echo desk_client ;; server) echo desk_client desk_server pyproject.toml deploy/write_metadata.py ;; esac; }
 
 # One hash over everything an image is made of; stored in it as a label.
 inputs_hash() {
