@@ -128,21 +128,15 @@ class Book(BookQueries):
 
     def _order_accepted(self, seq: int, event: OrderAccepted) -> tuple[Change, ...]:
         order = self._known(event.order_id)
-        if order.state in (State.HELD, State.LIVE) or order.state in _UNPROVEN or order.state in _REVOCABLE:
-            state = State.HELD if event.status == "held" else State.LIVE
-            accepted = self._revived(order, state, event.at, broker_status=event.status)
-        elif not order.broker_order_id:
-            accepted = order
-        else:
-            return ()
-        accepted = self._named(accepted, event.broker_order_id)
-        changes = []
-        if accepted.state.is_open:
-            changes.append(self._put(seq, "accepted", accepted))
-        elif accepted is not order:
-            # It was over before its acceptance came: now it has a name at the broker, and that is all.
-            self.orders[order.order_id] = accepted
-        return (*changes, *self._hold_legs(seq, event.at, order, event.leg_broker_ids))
+        if not order.state.is_open and order.state not in _REVOCABLE:
+            # It was over before its acceptance came: it gets its name at the broker, and that is all.
+            self.orders[order.order_id] = order = self._named(order, event.broker_order_id)
+            return tuple(self._hold_legs(seq, event.at, order, event.leg_broker_ids))
+        changes, order = self._proved(seq, order, event.at)
+        state = State.HELD if event.status == "held" else State.LIVE
+        accepted = self._revived(order, state, event.at, broker_status=event.status)
+        changes.append(self._put(seq, "accepted", self._named(accepted, event.broker_order_id)))
+        return (*changes, *self._hold_legs(seq, event.at, accepted, event.leg_broker_ids))
 
     def _order_rejected(self, seq: int, event: OrderRejected) -> tuple[Change, ...]:
         order = self._known(event.order_id)
@@ -150,13 +144,10 @@ class Book(BookQueries):
 
     def _order_unknown(self, seq: int, event: OrderUnknown) -> tuple[Change, ...]:
         order = self._known(event.order_id)
-        changes = []
-        for unknown in (order, *self.legs(order)):
-            if unknown.state is State.SENDING:
-                message = event.reason
-                after = replace(unknown, state=State.UNKNOWN, message=message, updated_at=event.at)
-                changes.append(self._put(seq, "unknown", after))
-        return tuple(changes)
+        if order.state is not State.SENDING:
+            return ()
+        unknown = replace(order, state=State.UNKNOWN, message=event.reason, updated_at=event.at)
+        return (self._put(seq, "unknown", unknown),)
 
     def _order_not_sent(self, seq: int, event: OrderNotSent) -> tuple[Change, ...]:
         order = self._known(event.order_id)
@@ -168,12 +159,14 @@ class Book(BookQueries):
         order = self._known(event.order_id)
         if not order.state.is_open and order.state not in _REVOCABLE:
             return ()
+        changes, order = self._proved(seq, order, event.at)
         released = self._revived(order, State.LIVE, event.at, broker_status=event.status)
-        return (self._put(seq, "accepted", released),)
+        return (*changes, self._put(seq, "accepted", released))
 
     def _executed(self, seq: int, event: Executed) -> tuple[Change, ...]:
         order = self._known(event.order_id)
         request = order.request
+        changes, order = self._proved(seq, order, event.at)
         self._book(order.user, request.symbol, request.side, event)
         filled_qty = MONEY.add(order.filled_qty, event.qty)
         filled_value = MONEY.add(order.filled_value, MONEY.multiply(event.qty, event.price))
@@ -192,7 +185,7 @@ class Book(BookQueries):
             reserved_cash=_reserved_after_fill(order, reserved, filled_qty, event),
             updated_at=event.at,
         )
-        if order.state in _REVOCABLE:
+        if order.state in _REVOCABLE or order.state is State.UNKNOWN:
             self._released.pop(order.order_id, None)
             filled = replace(filled, code="", message="")
         fill = Fill(
@@ -210,10 +203,10 @@ class Book(BookQueries):
         )
         self._record(fill)
         word = "fill" if state is State.FILLED else "partial_fill"
-        change = self._put(seq, word, filled, fill, event.qty)
-        if order.leg_ids and order.state in _UNPROVEN | _REVOCABLE:
-            return (change, *self._hold_legs(seq, event.at, order, ()))
-        return (change,)
+        changes.append(self._put(seq, word, filled, fill, event.qty))
+        if order.leg_ids and (order.state in _UNPROVEN or order.state in _REVOCABLE):
+            changes += self._hold_legs(seq, event.at, order, ())
+        return tuple(changes)
 
     def _order_ended(self, seq: int, event: OrderEnded) -> tuple[Change, ...]:
         order = self._known(event.order_id)
@@ -248,14 +241,12 @@ class Book(BookQueries):
 
     def _order_replaced(self, seq: int, event: OrderReplaced) -> tuple[Change, ...]:
         old, new = self._known(event.order_id), self._known(event.new_order_id)
-        self.replacing.pop(old.order_id, None)
+        if self.replacing.get(old.order_id) == new.order_id:
+            del self.replacing[old.order_id]
+        elif old.replaced_by:
+            return ()
         qty = new.qty if event.qty is None else event.qty
-        works = replace(
-            new,
-            request=replace(new.request, qty=qty),
-            leg_ids=new.leg_ids or old.leg_ids,
-            cancel_requested=new.cancel_requested,
-        )
+        works = replace(new, request=replace(new.request, qty=qty), leg_ids=new.leg_ids or old.leg_ids)
         if new.state.is_open or new.state in _REVOCABLE:
             works = self._revived(works, State.LIVE, event.at, broker_status="new")
             works = replace(works, state=_state_after_fill(works, works.filled_qty, works.filled_value))
@@ -264,18 +255,13 @@ class Book(BookQueries):
                 reserved = share_of(reserved, works.remaining, new.remaining)
             works = replace(works, reserved_cash=reserved)
         works = self._named(works, event.broker_order_id)
-        gone = replace(old, replaced_by=new.order_id)
-        if old.state.is_open:
-            gone = replace(gone, state=State.REPLACED, reserved_cash=ZERO, cancel_requested=False)
-        gone = replace(gone, updated_at=event.at)
-        self._move_legs(gone, works)
-        self.orders[works.order_id] = works
+        changes = self._gone(seq, old, works, event.at)
         self._reservations.set_total(works)
-        return (self._put(seq, "replaced", gone), self._put(seq, "accepted", works))
+        word = "fill" if works.state is State.FILLED else "accepted"
+        return (*changes, self._put(seq, word, works))
 
     def _replace_rejected(self, seq: int, event: ReplaceRejected) -> tuple[Change, ...]:
         old, new = self._known(event.order_id), self._known(event.new_order_id)
-        self.replacing.pop(old.order_id, None)
         if new.state not in _UNPROVEN:
             return ()
         changes = self._end_with_legs(seq, event, new, State.REJECTED)
@@ -284,19 +270,18 @@ class Book(BookQueries):
     def _house_executed(self, seq: int, event: HouseExecuted) -> tuple[Change, ...]:
         self.accounts.setdefault(HOUSE, Account(HOUSE, ZERO, ZERO))
         self._book(HOUSE, event.symbol, event.side, event)
-        nobody = OrderId("")
         fill = Fill(
-            seq,
-            event.execution_id,
-            nobody,
-            HOUSE,
-            "",
-            event.symbol,
-            event.side,
-            event.qty,
-            event.price,
-            event.fee,
-            event.at,
+            seq=seq,
+            execution_id=event.execution_id,
+            order_id=OrderId(""),
+            user=HOUSE,
+            strategy="",
+            symbol=event.symbol,
+            side=event.side,
+            qty=event.qty,
+            price=event.price,
+            fee=event.fee,
+            at=event.at,
         )
         self._record(fill)
         return ()
@@ -334,11 +319,13 @@ class Book(BookQueries):
 
     def _put(self, seq: int, word: str, order: Order, fill: Fill | None = None, filled: Decimal = ZERO) -> Change:
         """Put a changed order in the place of what it was."""
-        was_open = self.orders[order.order_id].state.is_open
+        before = self.orders[order.order_id]
         self.orders[order.order_id] = order
         if order.state.is_open:
-            if not was_open:
+            if not before.state.is_open:
                 self._open_up(order)
+            elif not filled and order.request is before.request and order.reserved_cash == before.reserved_cash:
+                return Change(seq, word, order, order.updated_at, fill)
         else:
             self._open.pop(order.order_id, None)
             self._open_of_user.get(order.user, {}).pop(order.order_id, None)
@@ -383,13 +370,35 @@ class Book(BookQueries):
     ) -> tuple[Change, ...]:
         """An order that the broker does not have ends, and with it the legs that are still open."""
         code, message = ("NOT_SENT", event.reason) if isinstance(event, OrderNotSent) else (event.code, event.message)
-        changes = []
+        changes: list[Change] = []
+        if not order.state.is_open:
+            return ()
+        self.replacing.pop(OrderId(order.replaces), None)
         for ending in (order, *self.legs(order)):
             if ending.state.is_open:
                 self._released[ending.order_id] = ending.reserved_cash
                 ended = replace(ending, state=end, code=code, message=message, reserved_cash=ZERO, updated_at=event.at)
                 changes.append(self._put(seq, "rejected", ended))
         return tuple(changes)
+
+    def _proved(self, seq: int, new: Order, at: datetime) -> tuple[list[Change], Order]:
+        """An order that works has taken the place of the one it replaces, even if OrderReplaced (which tells
+        its quantity) is still to come."""
+        old = self.orders.get(OrderId(new.replaces))
+        if old is None or old.replaced_by or self.replacing.get(old.order_id) != new.order_id:
+            return [], new
+        new = replace(new, leg_ids=new.leg_ids or old.leg_ids)
+        return self._gone(seq, old, new, at), new
+
+    def _gone(self, seq: int, old: Order, new: Order, at: datetime) -> list[Change]:
+        """The old order has made way for the new one. Nothing, if that was known already."""
+        if old.replaced_by:
+            return []
+        gone = replace(old, replaced_by=new.order_id, updated_at=at)
+        if old.state.is_open:
+            gone = replace(gone, state=State.REPLACED, reserved_cash=ZERO, cancel_requested=False)
+        self._move_legs(gone, new)
+        return [self._put(seq, "replaced", gone)]
 
     def _move_legs(self, old: Order, new: Order) -> None:
         """Legs of a replaced entry belong to the new one; a replaced leg's place is the new one's."""

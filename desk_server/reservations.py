@@ -144,9 +144,10 @@ class Reservations:
             if total is None or remaining is None:
                 notional, cash = 1, max(cash, order.reserved_cash)
                 continue
-            left = max(ZERO, MONEY.subtract(total, group.filled))
+            left = max(ZERO, MONEY.subtract(total, group.filled)) if group.filled else total
             qty = max(qty, left)
-            cash = max(cash, share_of(order.reserved_cash, left, remaining))
+            if order.reserved_cash:
+                cash = max(cash, share_of(order.reserved_cash, left, remaining))
         if group.entry is not None:
             qty = min(qty, max(ZERO, MONEY.subtract(group.entry.filled, group.filled)))
         if cash != group.cash:
