@@ -145,8 +145,12 @@ def _status(options: argparse.Namespace, chosen: Settings) -> ExitCode:
         if missing:
             raise UsageError(f"there is no strategy {', '.join(sorted(missing))}", "see `strategy_manager.py list`")
         if options.json:
-            content = {"runtime": runtime.name, "sandboxed": runtime.sandboxed, "trouble": trouble,
-                       "strategies": [row.as_json() for row in rows]}
+            content = {
+                "runtime": runtime.name,
+                "sandboxed": runtime.sandboxed,
+                "trouble": trouble,
+                "strategies": [row.as_json() for row in rows],
+            }
             return json.dumps(content, indent=None if options.watch else 2), trouble
         return table.render(rows, "" if runtime.sandboxed else runtime.notices()[0]), trouble
 
@@ -267,5 +271,3 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError("a number of lines, 0 or more")
     return int(text)
-
-

@@ -15,13 +15,16 @@ from pathlib import Path
 TAIL_BYTES_MAX = 4 * 2**20
 ERROR_BYTES = 64 * 1024
 ERROR_LENGTH_MAX = 160
-# Half of what a file may grow to: there is room until the next look.
-ROTATE_BYTES = 4 * 2**20
+# desk_client cuts its log at 4 MiB by itself; this is for what is written past it. 8 MiB is the kernel's limit.
+ROTATE_BYTES = 6 * 2**20
 POLL_S = 0.2
 
 _CONTROL = {code: "�" for code in [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]}
 _CONTROL.pop(ord("\n"))
 _CONTROL.pop(ord("\t"))
+
+# What desk_client puts before each line.
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (?:out|err) ")
 
 # The last line of a traceback: a dotted class name, then its message.
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(: .*)?")
@@ -73,15 +76,15 @@ def follow(path: Path, offset: int, stop: Callable[[], bool]) -> Iterator[bytes]
         time.sleep(POLL_S)
 
 
-def last_error(raw: bytes) -> str:
-    """The last traceback's last line, cut to fit a table; empty when there is none."""
-    lines = printable(raw).splitlines()
+def last_error(raw: bytes, or_last_line: bool = False) -> str:
+    """The last traceback's last line, cut to fit a table; empty, or the very last line, when there is none."""
+    lines = [_STAMP.sub("", line, count=1) for line in printable(raw).splitlines()]
     for start in range(len(lines) - 1, -1, -1):
         if lines[start].lstrip().startswith("Traceback (most recent call last)"):
             raised = [line for line in lines[start + 1 :] if line and not line[0].isspace()]
-            match = next((line for line in raised if _RAISED.fullmatch(line)), "")
-            return match[:ERROR_LENGTH_MAX]
-    return ""
+            return next((line for line in raised if _RAISED.fullmatch(line)), "")[:ERROR_LENGTH_MAX]
+    said = [line for line in lines if line.strip()] if or_last_line else []
+    return said[-1][:ERROR_LENGTH_MAX] if said else ""
 
 
 def begin(path: Path, gid: int | None) -> None:

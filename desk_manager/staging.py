@@ -172,7 +172,8 @@ class _Walk:
             sound = False
         if not sound:
             raise self._refuse(
-                path, f"holds a file with an odd name: {name!r}",
+                path,
+                f"holds a file with an odd name: {name!r}",
                 f"rename it: printable UTF-8, no backslash, at most {NAME_BYTES_MAX} bytes",
             )
 

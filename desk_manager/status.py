@@ -94,8 +94,9 @@ class Board:
         with ThreadPoolExecutor(PARALLEL) as pool:
             rows = list(pool.map(row, instances.values()))
         if self._settings.strategies_dir.is_dir():
-            rows += [_idle(path) for path in folders.everything(self._settings.strategies_dir)
-                     if path.name not in instances]
+            rows += [
+                _idle(path) for path in folders.everything(self._settings.strategies_dir) if path.name not in instances
+            ]
         chosen = [row for row in rows if not wanted or row.strategy in wanted]
         return sorted(chosen, key=lambda row: row.strategy), trouble
 
@@ -150,10 +151,11 @@ def last_error(instance: Instance, settings: Settings, runtime: Runtime) -> str:
         return instance.complaint[: logs.ERROR_LENGTH_MAX]
     if instance.out_of_memory:
         return f"out of memory: it may use {instance.memory_limit_bytes >> 20} MiB (config.json: resources.memory)"
-    said = logs.last_error(logs.tail(settings.log_file(instance.strategy), logs.ERROR_BYTES))
-    if said or instance.exit_code in (None, 0):
+    failed = instance.exit_code not in (None, 0)
+    said = logs.last_error(logs.tail(settings.log_file(instance.strategy), logs.ERROR_BYTES), failed)
+    if said or not failed:
         return said
-    return logs.last_error(runtime.early_log(instance.strategy))
+    return logs.last_error(runtime.early_log(instance.strategy), True)
 
 
 def _idle(path: Path) -> Row:

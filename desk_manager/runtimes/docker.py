@@ -137,9 +137,7 @@ class DockerRuntime:
     def allow(self, instance: Instance, restarts_max: int, again: bool = False) -> None:
         name = NAME_PREFIX + instance.strategy
         try:
-            self._call(
-                lambda: self._api.update_container(name, restart_policy=policy.restart_policy(restarts_max))
-            )
+            self._call(lambda: self._api.update_container(name, restart_policy=policy.restart_policy(restarts_max)))
             if again:
                 self._call(lambda: self._api.start(name))
         except _Gone:
@@ -213,9 +211,7 @@ class _Gone(ManagerError):
 @cache
 def _connect() -> Any:
     try:
-        return docker.APIClient(
-            **docker.utils.kwargs_from_env(), version="auto", timeout=API_TIMEOUT_S, num_pools=32
-        )
+        return docker.APIClient(**docker.utils.kwargs_from_env(), version="auto", timeout=API_TIMEOUT_S, num_pools=32)
     except (DockerException, requests.RequestException) as error:
         denied = "Permission denied" in str(error)
         raise NoEngine(

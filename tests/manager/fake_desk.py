@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from desk.v1 import admin_pb2
+
 
 class FakeDesk:
     """Serves `run_dir/desk/desk.sock` between start and stop; `deployments` shows what it was told."""
@@ -84,13 +86,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         desk = self.server.desk
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "protobuf" in self.headers.get("Content-Type", ""):
+            beat = admin_pb2.HeartbeatRequest.FromString(raw)
+            body = {"lines_read": str(beat.lines_read), "last_line_at": beat.last_line_at}
+        else:
+            body = json.loads(raw or "{}")
         if self.path == "/v1/deployments":
             if not self.is_admin():
                 return
             token, name = secrets.token_urlsafe(32), f"dep{len(desk.deployments):04}{secrets.token_hex(4)}"
-            made = {**body, "deployment_id": name, "revoked_at": "", "connected": False, "lines_read": "0",
-                    "last_line_at": "", "heartbeat_at": "", "orders": 0, "fills": 0}
+            made = {
+                **body,
+                "deployment_id": name,
+                "revoked_at": "",
+                "connected": False,
+                "lines_read": "0",
+                "last_line_at": "",
+                "heartbeat_at": "",
+                "orders": 0,
+                "fills": 0,
+            }
             desk.deployments[name] = made
             desk.hashes[hashlib.sha256(token.encode()).hexdigest()] = name
             self.answer(201, {"deployment": made, "token": token})
@@ -125,7 +141,13 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             while not self.server.desk.stopping.is_set():
                 number += 1
-                line = {"symbol": "AAPL", "type": "trade", "price": 100 + number % 7, "timestamp": _now(), "seq": number}
+                line = {
+                    "symbol": "AAPL",
+                    "type": "trade",
+                    "price": 100 + number % 7,
+                    "timestamp": _now(),
+                    "seq": number,
+                }
                 raw = json.dumps(line).encode() + b"\n"
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(raw), raw))
                 own.update(lines_read=str(number), last_line_at=_now())
