@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from desk.v1 import market_pb2, orders_pb2
 from fastapi import FastAPI, Request
 from google.protobuf.message import Message
+from starlette import routing
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -231,7 +232,7 @@ async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     head = exchange.head_of(request.scope["headers"])
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(_methods_at(request))
         refused = DeskError(Code.INVALID, f"{request.method} is not allowed here: use {allowed}")
         answer = exchange.refusal(head, refused, HTTPStatus.METHOD_NOT_ALLOWED)
         answer.headers.append((b"allow", allowed.encode()))
@@ -243,6 +244,16 @@ async def _failed(request: Request, error: Exception) -> Response:
     head = exchange.head_of(request.scope["headers"])
     exchange.log.error("request failed", request_id=head.request_id.decode(), exc_info=error)
     return Exact(exchange.refusal(head, errors.internal(head.request_id.decode())))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What the path may be asked with; Starlette itself tells of one route only."""
+    here = [
+        route
+        for route in request.app.routes
+        if isinstance(route, routing.Route) and route.path_regex.match(request.url.path)
+    ]
+    return sorted({method for route in here for method in route.methods})
 
 
 def _no_query() -> DeskError:
