@@ -1,8 +1,10 @@
-"""Runs a strategy: `python -m desk_client.run [--stdin] STRATEGY.py [arguments]`. A container's entry.
+"""Runs a strategy: `python -m desk_client.run [--stdin | --pipe] STRATEGY.py [arguments]`. A container's entry.
 
 Standard input becomes the desk's market stream, read in this very process and resumed after a lost
 connection, so that the strategy does not see a desk's restart. With --stdin, or where no DESK_SERVER_URL is
-set and somebody gives lines on standard input, it is left as it is.
+set and somebody gives lines on standard input, it is left as it is. With --pipe it is a real file descriptor,
+a pipe that a thread fills: for select(), subprocesses and programs not in Python. What lies unread in a pipe is
+not known, so that an order then carries a line in hand only where the strategy used desk_client.market().
 
 DESK_SYMBOLS        only lines of these symbols ("AAPL,MSFT"); all when empty
 DESK_AFTER          begin after this sequence number; with what comes from now on when empty
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import builtins
 import faulthandler
+import fcntl
 import io
 import os
 import signal
@@ -32,17 +35,19 @@ from desk_client.calls import Caller
 from desk_client.client import Client
 from desk_client.errors import ConfigurationError, DeskClientError
 from desk_client.feed import stdin_has_lines
-from desk_client.hand import HAND
+from desk_client.hand import HAND, Hand
 from desk_client.heartbeat import Heartbeat
 from desk_client.market_lines import MarketLines
 from desk_client.stdin import MarketStdin
 
-USAGE = "usage: python -m desk_client.run [--stdin] STRATEGY.py [arguments]"
+USAGE = "usage: python -m desk_client.run [--stdin | --pipe] STRATEGY.py [arguments]"
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: trying again will not help
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
+# As small as a pipe can be: what lies in it is old by the time it is read.
+PIPE_BYTES = 4096
 # For the strategy's own threads, once SIGTERM has ended its main one. Docker kills after 10 s.
 THREADS_STOP_S = 5.0
 
@@ -83,9 +88,8 @@ def main(arguments: list[str]) -> int:
     """Runs the strategy to its end; returns the exit code."""
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.on_sigterm)
-    keep_stdin = arguments[:1] == ["--stdin"]
-    if keep_stdin:
-        arguments = arguments[1:]
+    mode = arguments[0] if arguments[:1] in (["--stdin"], ["--pipe"]) else ""
+    arguments = arguments[1:] if mode else arguments
     if not arguments or arguments[0].startswith("-"):
         say(USAGE)
         return EXIT_USAGE
@@ -95,7 +99,7 @@ def main(arguments: list[str]) -> int:
         if log:
             log.take_over()
         faulthandler.enable(file=2)
-        _connect(stop, keep_stdin)
+        _connect(stop, mode)
         return _run(arguments, stop, log)
     except ConfigurationError as error:
         say(str(error))
@@ -108,15 +112,46 @@ def say(message: str) -> None:
     print(f"desk: {message}", file=sys.stderr)
 
 
-def _connect(stop: Stop, keep_stdin: bool) -> None:
+def _connect(stop: Stop, mode: str) -> None:
     caller = Client().caller
     caller.settings.token.value()  # so that a missing token file is told before the strategy runs
-    given = not os.environ.get("DESK_SERVER_URL") and stdin_has_lines()
-    if not keep_stdin and not given:
+    if not mode and not os.environ.get("DESK_SERVER_URL") and stdin_has_lines():
+        return
+    read = HAND
+    if mode != "--stdin":
         stop.lines = _market_lines(caller)
-        sys.stdin = MarketStdin(stop.lines, HAND, stop.on_refused)
-    if not given:
-        Heartbeat(caller, HAND).start()
+        if mode == "--pipe":
+            read = _pipe(stop.lines, stop)
+        else:
+            sys.stdin = MarketStdin(stop.lines, HAND, stop.on_refused)
+    Heartbeat(caller, read).start()
+
+
+def _pipe(lines: MarketLines, stop: Stop) -> Hand:
+    """Puts the lines on file descriptor 0; returns what was put there so far."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    os.dup2(read_end, 0)
+    os.close(read_end)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    written = Hand()
+
+    def pump() -> None:
+        try:
+            while line := lines.readline():
+                written.take(line)
+                rest = line
+                while rest:
+                    rest = rest[os.write(write_end, rest) :]
+        except BrokenPipeError:
+            return  # the strategy closed its standard input
+        except DeskClientError as error:
+            stop.on_refused(error)
+        finally:
+            os.close(write_end)
+
+    threading.Thread(target=pump, name="desk-pipe", daemon=True).start()
+    return written
 
 
 def _market_lines(caller: Caller) -> MarketLines:

@@ -129,6 +129,35 @@ def test_a_real_standard_input_is_left_alone(desk, strategies, arguments):
     assert desk.seen("/v1/market/stream") == []
 
 
+def test_a_pipe_has_a_real_file_descriptor(desk, strategies):
+    """With --pipe, select() and subprocesses read the market, too; the desk hears how far; a revoked token ends it."""
+    from desk.v1.admin_pb2 import HeartbeatRequest  # noqa: PLC0415
+
+    desk.publish(*["AAPL"] * 100)
+    code = (
+        "import json, os, select, subprocess, sys\n"
+        "from desk_client import market, place_order\n"
+        "assert select.select([sys.stdin], [], [], 10)[0] == [sys.stdin] and not os.isatty(0)\n"
+        "print(json.loads(input())['seq'], flush=True)\n"
+        "tick = next(market())\n"
+        "place_order(tick['symbol'], 1, 'buy')\n"
+        "subprocess.run(['cat'])\n"
+    )
+    process = strategies.start(code, via=("-m", "desk_client.run", "--pipe"), env=FROM_THE_START)
+    assert process.stdout.readline() == "1\n"
+    until(lambda: orders(desk), what="an order")
+    assert (orders(desk)[0].line.seq, list(orders(desk)[0].line.fields_read)) == (2, ["symbol"])
+    until(lambda: '"seq": 100' in process.stdout.readline(), what="the last line in the subprocess")
+    until(
+        lambda: [1 for beat in desk.seen("/v1/heartbeat") if HeartbeatRequest.FromString(beat.body).last_seq == 100],
+        what="a heartbeat",
+    )
+    desk.token = "another"
+    desk.drop_connections()
+    code, _, err = end(process)
+    assert code == 78, err
+
+
 def test_a_strategy_is_the_main_program(desk, strategies):
     """Its name, file, arguments and folder are as with plain Python; it can import what lies beside it."""
     (strategies.folder / "beside.py").write_text("VALUE = 42\n")
