@@ -433,7 +433,7 @@ def _state_after_fill(order: Order, filled_qty: Decimal, filled_value: Decimal) 
     Otherwise an end stands, except where the execution proves that the order is not rejected or unsent.
     """
     qty, notional = order.request.qty, order.request.notional
-    is_spent = notional is not None and notional - filled_value < _SPENT_USD
+    is_spent = notional is not None and MONEY.subtract(notional, filled_value) < _SPENT_USD
     is_done = is_spent if qty is None else filled_qty >= qty
     if is_done and order.state is not State.REPLACED and order.state is not State.REFUSED:
         return State.FILLED

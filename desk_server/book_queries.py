@@ -178,8 +178,8 @@ class BookQueries:
         """The position minus what open closing orders hold: negative when short; never beyond zero."""
         qty = self.position(user, symbol).qty
         if qty >= 0:
-            return max(ZERO, qty - self.reserved_qty(user, symbol))
-        return min(ZERO, qty + self._reservations.qty(user, symbol, Side.BUY))
+            return max(ZERO, MONEY.subtract(qty, self.reserved_qty(user, symbol)))
+        return min(ZERO, MONEY.add(qty, self._reservations.qty(user, symbol, Side.BUY)))
 
     def market_value(self, user: UserId, price_of: PriceOf) -> Decimal:
         """Long positions minus short ones, in dollars; at cost where no price is known."""
