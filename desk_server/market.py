@@ -138,6 +138,7 @@ class Hub:
 
         An `after` beyond the newest line means from now on, too.
         """
+        self._deliver()
         group = self._join(symbols, sink)
         subscription = Subscription(self, group, sink, self._start(after), connected_at=self._clock.now())
         self.subscriptions.add(subscription)
@@ -148,6 +149,7 @@ class Hub:
 
     def first_seq(self, after: int | None) -> int:
         """The seq that a subscription made now would begin with at the earliest."""
+        self._deliver()
         return max(self._start(after) + 1, min(self._tape.first_seq, self._ring_first))
 
     async def lines(self, symbols: Symbols, after: int | None) -> AsyncIterator[tuple[int, bytes]]:

@@ -94,8 +94,8 @@ class StreamProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None: ...
 
     def eof_received(self) -> bool:
-        """A reader may shut its sending side and go on reading."""
-        return True
+        """A reader who will send nothing more has gone: the two look the same, and HTTP servers close, too."""
+        return False
 
     def pause_writing(self) -> None:
         self._sink.pause_writing()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from desk_server.sinks import BUFFERED_BYTES_LOW, BUFFERED_BYTES_MAX, Sink
+from desk_server.sinks import BUFFERED_BYTES_MAX, Sink
 from desk_server.tape import PIECE_BYTES
 
 # A reader that resumes gets every line as long as it is this close behind, or gains on the market.
@@ -166,9 +166,12 @@ class Subscription:
         return with_missed(data, missed) if missed else data
 
     def _advance(self) -> None:
-        """Send one piece; more of them on later turns of the loop, so that nobody else waits."""
+        """Send one piece; more of them on later turns of the loop, so that nobody else waits.
+
+        It goes on until the sink holds more than the bound: only then is the sink sure to call `resume`.
+        """
         self._scheduled = False
-        if self.mode not in (Mode.RESUMING, Mode.BEHIND) or self.sink.buffered() > BUFFERED_BYTES_LOW:
+        if self.mode not in (Mode.RESUMING, Mode.BEHIND) or self.sink.buffered() > BUFFERED_BYTES_MAX:
             return
         if not self._staged and self._position >= self._source.delivered_seq:
             self._go_live()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -198,8 +199,8 @@ def _whole_lines(segment: _Segment) -> tuple[int, int]:
     while (end := data.rfind(b"\n", 0, end) + 1) > 0:
         line = data[data.rfind(b"\n", 0, end - 1) + 1 : end]
         try:
-            if line.endswith(b"}\n"):
-                return end, seq_of(line)
+            msgspec.json.decode(line)
+            return end, seq_of(line)
         except ValueError:
             pass
         end -= 1
