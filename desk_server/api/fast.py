@@ -101,7 +101,8 @@ class DeskProtocol(HttpToolsProtocol):
         self._in_headers = False
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADER_BYTES_MAX or len(self.headers) > HEADERS_MAX:
-            self._refuse(_headers_too_large(), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            head = exchange.head_of(self.headers)
+            self._refuse(_headers_too_large(), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, head)
             return
         cycle = self._fast_cycle() if self.fast else None
         if cycle is None:
@@ -223,10 +224,10 @@ class DeskProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self._stream = opened.start(self.transport, self)
 
-    def _refuse(self, error: DeskError, status: HTTPStatus) -> None:
+    def _refuse(self, error: DeskError, status: HTTPStatus, head: Head | None = None) -> None:
         """Answer at once and hang up, whatever else is on the way."""
         self.waiting_since = None
-        cycle = Cycle(exchange.head_of([]), keep_alive=False)
+        cycle = Cycle(head or exchange.head_of([]), keep_alive=False)
         if self.cycle is None or self.cycle.response_complete:
             self.cycle = cycle  # type: ignore[assignment]
             cycle.response_complete = True

@@ -253,7 +253,7 @@ def _methods_at(request: Request) -> list[str]:
         for route in request.app.routes
         if isinstance(route, routing.Route) and route.path_regex.match(request.url.path)
     ]
-    return sorted({method for route in here for method in route.methods})
+    return sorted({method for route in here for method in route.methods or ()})
 
 
 def _no_query() -> DeskError:
