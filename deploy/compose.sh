@@ -22,7 +22,7 @@ prepare() {
     local directory
     mkdir -p "${DESK_HOST_RUN_DIR:-run}"
     directory=$(cd "${DESK_HOST_RUN_DIR:-run}" && pwd)
-    [ "$(stat -c %u:%g "$directory")" = 10001:20000 ] && return
+    [ "$(docker inspect --format '{{.State.Running}}' "$container" 2>/dev/null)" != true ] || return 0
     echo "Giving $directory to the server (10001:20000) ..."
     docker run --rm --network none --user 0:0 --cap-drop ALL --cap-add CHOWN --cap-add DAC_READ_SEARCH \
         --volume "$directory:/run-dir" --entrypoint sh desk-server:latest -c \
