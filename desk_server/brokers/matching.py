@@ -1,39 +1,38 @@
 """The paper exchange: orders in, market lines in, events out. Synchronous, and deterministic for a seed.
 
-Its time is the market's: the newest line's timestamp, or the clock's before the first line. So the same lines
-and the same orders give the same executions at any speed, in a backtest as at the desk. Nothing it does is
-visible before it stands in `outbox`, in order. docs/brokers.md says how it fills.
+Its time is the market's (schedule.py), so the same lines and the same orders give the same executions at any
+speed, in a backtest as at the desk. Nothing it does is visible before it stands in `outbox`, in order.
+docs/brokers.md says how it fills.
 """
 
-import heapq
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 
 from desk_server.brokers import Ack, BrokerEvent, BrokerOrder, BrokerRejected, What
 from desk_server.brokers.fills import FillModel, Touch, shares_for
-from desk_server.brokers.resting import STATUS_OF, Group, Resting, SymbolBook, restored, stable_id
+from desk_server.brokers.restart import regroup, restored, was_here
+from desk_server.brokers.resting import Group, Resting, SymbolBook, stable_id
+from desk_server.brokers.schedule import Schedule
 from desk_server.clock import Clock
 from desk_server.domain import (
     ZERO,
     Asset,
     AssetClass,
-    Leg,
     Order,
     OrderChange,
     OrderClass,
-    OrderId,
     Quote,
     Symbol,
     TimeInForce,
 )
-from desk_server.sessions import Calendar, Session, Window
+from desk_server.sessions import Calendar
 
-GTC_LASTS = timedelta(days=90)
 CRYPTO_COST_MIN = Decimal(10)
 _ONE = Decimal(1)
+_AUCTIONS = frozenset({TimeInForce.OPG, TimeInForce.CLS})
 
 
 class PaperExchange:
@@ -44,18 +43,11 @@ class PaperExchange:
         self.assets = {asset.symbol: asset for asset in assets}
         self._model = model
         self._chance = random.Random(seed)
-        self._calendar = calendar
-        self._clock = clock
-        self._line_at: datetime | None = None
-        self._window: Window | None = None
+        self._schedule = Schedule(calendar, clock)
         self._orders: dict[str, Resting] = {}
         self._books: dict[Symbol, SymbolBook] = {}
         self._touches: dict[Symbol, Touch] = {}
         self._waiting: dict[str, Resting] = {}
-        # Orders given before the first line: which day they are for, only that line's time can tell.
-        self._undated: list[Resting] = []
-        self._timers: list[tuple[datetime, int, Resting]] = []
-        self._timer_count = 0
         self._positions: dict[Symbol, Decimal] = {}
 
     # Orders in
@@ -73,7 +65,7 @@ class PaperExchange:
         if main.legs:
             oco = order.request.order_class is OrderClass.OCO
             Group(None if oco else main, (main, *main.legs) if oco else main.legs, main.qty or ZERO)
-        main.status = "new" if self._works_now(main) else "accepted"
+        main.status = self._status_now(main)
         ack = main.ack()
         self._start(main)
         if main.group is not None and main.group.entry is None:
@@ -98,20 +90,7 @@ class PaperExchange:
         self._orders[fresh.client_id] = fresh
         if old.group is not None:
             old.group.put(fresh, old)
-        self.outbox.append(
-            BrokerEvent(
-                what=What.REPLACED,
-                client_order_id=old.client_id,
-                broker_order_id=old.broker_id,
-                at=self.now(),
-                symbol=old.symbol,
-                side=old.side,
-                qty=fresh.qty,
-                status="replaced",
-                replaced_by=fresh.client_id,
-                new_broker_order_id=fresh.broker_id,
-            )
-        )
+        self._say(What.REPLACED, old, by=fresh)
         ack = Ack(fresh.broker_id, fresh.status, fresh.ack().legs, fresh.qty)
         self._start(fresh)
         return ack
@@ -125,11 +104,25 @@ class PaperExchange:
 
     def now(self) -> datetime:
         """The market's time."""
-        return self._line_at if self._line_at is not None else self._clock.now()
+        return self._schedule.now()
 
     @property
     def has_seen_lines(self) -> bool:
-        return self._line_at is not None
+        return self._schedule.has_begun
+
+    def restore(self, orders: Iterable[Order]) -> None:
+        """Take back what the ledger knows, before the first line. Say again what it was not told in time."""
+        known = {order.order_id: order for order in orders if was_here(order)}
+        for order in known.values():
+            asset = self.assets.get(order.request.symbol)
+            crypto = asset.asset_class is AssetClass.CRYPTO if asset else "/" in order.request.symbol
+            self._orders[order.client_order_id] = restored(order, crypto=crypto)
+            self._move(order.request.symbol, order.filled_qty * order.request.side.sign)
+        groups = regroup(known, self._orders)
+        for order in known.values():
+            self._take_back(self._orders[order.client_order_id])
+        for group in groups:
+            self._catch_up(group)
 
     # Lines in
 
@@ -137,10 +130,7 @@ class PaperExchange:
         """One market line: time passes, then whatever it makes possible happens."""
         if quote.price <= 0:
             return
-        if self._line_at is None:
-            self._date_early_orders(quote.at)
-        if self._line_at is None or quote.at > self._line_at:
-            self._pass_time(quote.at)
+        self._pass_time(quote.at)
         touch = Touch(quote)
         before = self._touches.get(quote.symbol)
         if before is not None and quote.kind not in ("quote", ""):
@@ -153,30 +143,25 @@ class PaperExchange:
             self._match(resting, touch)
 
     def _pass_time(self, at: datetime) -> None:
-        while self._timers and self._timers[0][0] <= at:
-            due, _, resting = heapq.heappop(self._timers)
-            if resting.is_open and resting.due == due:
-                self._line_at = max(due, self._line_at or due)
-                self._come_due(resting)
-        self._line_at = at
-        if self._window is None or not self._window.start <= at < self._window.end:
-            self._window = self._calendar.window(at)
+        self._schedule.begin(at)
+        for resting in self._schedule.due_by(at):
+            self._come_due(resting)
+        if self._schedule.reach(at):
             for resting in list(self._waiting.values()):
-                if self._works_now(resting):
+                if self._schedule.works(resting):
                     self._release(resting)
 
     def _come_due(self, resting: Resting) -> None:
-        touch = self._touches.get(resting.symbol)
-        if resting.tif is TimeInForce.CLS and touch is not None and resting.due is not None:
-            day = self._calendar.window(resting.due - timedelta(microseconds=1))
-            if touch.at >= day.start:
-                self._fill(resting, touch)
+        touch, due = self._touches.get(resting.symbol), resting.due
+        closes = resting.tif is TimeInForce.CLS
+        if closes and due is not None and touch is not None and touch.at >= self._schedule.opened_on(due):
+            self._fill(resting, touch)
         self._end(resting, What.EXPIRED, f"{resting.tif} order expired")
 
     # Matching
 
     def _match(self, resting: Resting, touch: Touch) -> None:
-        if not resting.is_open or not self._works_now(resting):
+        if not resting.is_open or not self._schedule.works(resting):
             return
         if resting.tif is TimeInForce.OPG:
             if resting.opens_at is not None and touch.at >= resting.opens_at:
@@ -198,8 +183,8 @@ class PaperExchange:
             price = self._model.taken_price(price, buy=resting.buy, crypto=resting.crypto)
         qty = self._amount(resting, touch, price)
         if qty > 0:
-            self._execute(resting, qty, price)
             touch.take(qty, buy=resting.buy)
+            self._execute(resting, qty, price)
 
     def _amount(self, resting: Resting, touch: Touch, price: Decimal) -> Decimal:
         if resting.notional is not None:
@@ -219,8 +204,7 @@ class PaperExchange:
             group.left -= qty
         complete = resting.notional is not None or resting.filled == resting.qty
         resting.status = "filled" if complete else "partially_filled"
-        signed = qty if resting.buy else -qty
-        self._positions[resting.symbol] = self._positions.get(resting.symbol, ZERO) + signed
+        self._move(resting.symbol, qty if resting.buy else -qty)
         self.outbox.append(
             BrokerEvent(
                 what=What.FILL,
@@ -241,64 +225,52 @@ class PaperExchange:
         if group is not None:
             self._settle(group)
 
+    def _move(self, symbol: Symbol, qty: Decimal) -> None:
+        self._positions[symbol] = self._positions.get(symbol, ZERO) + qty
+
     # The life of an order
 
     def _start(self, resting: Resting) -> None:
         """Let it work or wait for its time; what is at once or never ends here."""
-        works = resting.status in ("new", "partially_filled")
+        works = resting.status == "new"
         touch = self._touch_of_session(resting) if works else None
         if touch is not None:
             self._match(resting, touch)
         if resting.at_once:
             self._end(resting, What.CANCELED, f"{resting.tif} order: what did not fill at once is canceled")
         elif resting.is_open:
-            self._date(resting, resting.since)
-            if works:
-                self._book(resting.symbol).add(resting)
-            else:
-                self._wait(resting)
+            self._schedule.date(resting)
+            self._put(resting)
 
-    def _wait(self, resting: Resting) -> None:
-        if resting.tif is TimeInForce.OPG:
+    def _put(self, resting: Resting) -> None:
+        """To the working orders, or to those that wait for a session; a closing order waits for its timer only."""
+        if resting.status != "accepted" or resting.tif is TimeInForce.OPG:
             self._book(resting.symbol).add(resting)
         elif resting.tif is not TimeInForce.CLS:
             self._waiting[resting.client_id] = resting
 
-    def _works_now(self, resting: Resting) -> bool:
-        if resting.crypto:
-            return True
-        session = self._session().session
-        if resting.tif in (TimeInForce.OPG, TimeInForce.CLS) and resting.status == "accepted":
-            return session is Session.REGULAR and resting.opens_at is not None and self.now() >= resting.opens_at
-        return session is Session.REGULAR or (resting.extended and session is not Session.CLOSED)
-
-    def _session(self) -> Window:
-        window, now = self._window, self.now()
-        if window is None or not window.start <= now < window.end:
-            window = self._calendar.window(now)
-        return window
+    def _status_now(self, resting: Resting) -> str:
+        waits = resting.tif in _AUCTIONS or not self._schedule.works(resting)
+        return "accepted" if waits else "new"
 
     def _touch_of_session(self, resting: Resting) -> Touch | None:
         """What the symbol trades at, unless that is from before this session began."""
         touch = self._touches.get(resting.symbol)
-        stale = touch is None or not (resting.crypto or touch.at >= self._session().start)
+        stale = touch is None or not (resting.crypto or touch.at >= self._schedule.session().start)
         return None if stale else touch
 
     def _release(self, resting: Resting) -> None:
         """A leg or a waiting order begins to work; it meets the market with the symbol's next line."""
         self._waiting.pop(resting.client_id, None)
-        resting.status = "new" if self._works_now(resting) else "accepted"
+        resting.status = self._status_now(resting)
         self._say(What.RELEASED, resting)
-        if resting.status == "new":
-            self._book(resting.symbol).add(resting)
-        else:
-            self._wait(resting)
+        self._put(resting)
 
     def _release_legs(self, group: Group) -> None:
         for leg in group.exits:
             if leg.status == "held":
                 leg.since = self.now()
-                self._date(leg, leg.since)
+                self._schedule.date(leg)
                 self._release(leg)
 
     def _settle(self, group: Group) -> None:
@@ -331,7 +303,7 @@ class PaperExchange:
         if book := self._books.get(resting.symbol):
             book.drop(resting)
 
-    def _say(self, what: What, resting: Resting, why: str = "") -> None:
+    def _say(self, what: What, resting: Resting, why: str = "", by: Resting | None = None) -> None:
         self.outbox.append(
             BrokerEvent(
                 what=what,
@@ -340,7 +312,10 @@ class PaperExchange:
                 at=self.now(),
                 symbol=resting.symbol,
                 side=resting.side,
+                qty=by.qty if by else None,
                 status=resting.status,
+                replaced_by=by.client_id if by else "",
+                new_broker_order_id=by.broker_id if by else "",
                 message=why,
             )
         )
@@ -350,40 +325,6 @@ class PaperExchange:
         if book is None:
             book = self._books[symbol] = SymbolBook()
         return book
-
-    # Days
-
-    def _date(self, resting: Resting, since: datetime) -> None:
-        """Which day it is for, and when it expires."""
-        if self._line_at is None:
-            self._undated.append(resting)
-            return
-        match resting.tif:
-            case TimeInForce.DAY:
-                day = self._calendar.day_for(since, extended=resting.extended)
-                resting.due = day.late if resting.extended else day.close
-            case TimeInForce.GTC:
-                resting.due = since + GTC_LASTS
-            case TimeInForce.OPG:
-                day = self._calendar.day_for(since)
-                if since >= day.open:
-                    day = self._calendar.day_for(day.close)
-                resting.opens_at, resting.due = day.open, day.close
-            case TimeInForce.CLS:
-                resting.due = self._calendar.day_for(since).close
-        if resting.due is not None:
-            self._timer_count += 1
-            heapq.heappush(self._timers, (resting.due, self._timer_count, resting))
-
-    def _date_early_orders(self, first_line_at: datetime) -> None:
-        """Orders from before the first line count from it where the market's time lies behind the clock's."""
-        self._line_at = first_line_at
-        early, self._undated = self._undated, []
-        for resting in early:
-            if resting.is_open:
-                resting.since = min(resting.since, first_line_at)
-                self._date(resting, resting.since)
-        self._line_at = None
 
     # What is refused
 
@@ -427,74 +368,23 @@ class PaperExchange:
         if total <= old.filled:
             raise BrokerRejected("42210000", f"qty must be > filled_qty {old.filled}")
         fresh = Resting(new, self.now(), crypto=old.crypto)
-        fresh.symbol, fresh.side, fresh.buy, fresh.type = old.symbol, old.side, old.buy, old.type
-        fresh.qty, fresh.extended, fresh.legs = total - old.filled, old.extended, old.legs
-        fresh.tif = change.time_in_force or old.tif
-        fresh.limit = old.limit if change.limit_price is None else change.limit_price
-        fresh.stop = old.stop if change.stop_price is None else change.stop_price
-        by_price = old.trail_price is not None
-        fresh.trail_price = change.trail if by_price and change.trail is not None else old.trail_price
-        fresh.trail_percent = change.trail if not by_price and change.trail is not None else old.trail_percent
-        fresh.mark = old.mark
-        fresh.triggered = old.triggered if change.stop_price is None else False
-        fresh.status = "new" if self._works_now(fresh) else "accepted"
+        fresh.take_terms(old, change, total - old.filled)
+        fresh.status = self._status_now(fresh)
         return fresh
 
-    # After a restart of the desk, whose ledger is this exchange's memory
-
-    def restore(self, orders: Iterable[Order]) -> None:
-        """Take back what the ledger knows, before the first line. Say again what it does not.
-
-        Orders that are SENDING or UNKNOWN there never were here: `find` gives None, and they may be sent again.
-        """
-        known = {order.order_id: order for order in orders if order.state in STATUS_OF}
-        for order in known.values():
-            asset = self.assets.get(order.request.symbol)
-            crypto = asset.asset_class is AssetClass.CRYPTO if asset else "/" in order.request.symbol
-            resting = self._orders[order.client_order_id] = restored(order, crypto=crypto)
-            signed = order.filled_qty * order.request.side.sign
-            self._positions[resting.symbol] = self._positions.get(resting.symbol, ZERO) + signed
-        groups = self._regroup(known)
-        for order in known.values():
-            resting = self._orders[order.client_order_id]
-            if resting.status == "held" or not resting.is_open:
-                continue
-            if resting.at_once:
-                self._end(resting, What.CANCELED, f"{resting.tif} order: what did not fill at once is canceled")
-            else:
-                self._take_back(resting)
-        for group in groups:
-            self._catch_up(group)
+    # After a restart
 
     def _take_back(self, resting: Resting) -> None:
-        self._date(resting, resting.since)
-        if resting.status == "accepted":
-            self._wait(resting)
+        if not resting.is_open or resting.status == "held":
+            return
+        if resting.at_once:
+            self._end(resting, What.CANCELED, f"{resting.tif} order: what did not fill at once is canceled")
         else:
-            self._book(resting.symbol).add(resting)
-
-    def _regroup(self, known: dict[OrderId, Order]) -> list[Group]:
-        """Groups with an open member, from the parents that legs name; replaced orders count what they executed."""
-        families: dict[OrderId, list[Order]] = {}
-        for order in known.values():
-            if order.leg is not Leg.NONE and order.parent_id in known:
-                families.setdefault(OrderId(order.parent_id), []).append(order)
-        groups = []
-        for parent_id, legs in families.items():
-            line = _replacements(known, known[parent_id])
-            main = self._orders[line[-1].client_order_id]
-            current = [self._orders[leg.client_order_id] for leg in legs if leg.order_id not in _replaced(legs)]
-            main.legs = tuple(current)
-            if not main.is_open and not any(leg.is_open for leg in current):
-                continue
-            oco = line[0].request.order_class is OrderClass.OCO
-            executed = sum((order.filled_qty for order in (*legs, *(line if oco else ()))), ZERO)
-            whole = line[0].request.qty or ZERO
-            groups.append(Group(None if oco else main, (main, *current) if oco else current, whole - executed))
-        return groups
+            self._schedule.date(resting)
+            self._put(resting)
 
     def _catch_up(self, group: Group) -> None:
-        """What followed from the last thing that was written down, and was not written down itself."""
+        """Say what followed from the last thing that was written down, and was not written down itself."""
         over = [member for member in group.members() if member.status in ("canceled", "expired")]
         if group.entry is None and not over:
             self._release_legs(group)
@@ -504,15 +394,3 @@ class PaperExchange:
             for member in group.members():
                 if member.is_open:
                     self._finish(member, what, f"its group was {over[0].status}")
-
-
-def _replacements(known: dict[OrderId, Order], first: Order) -> list[Order]:
-    """An order, what replaced it, what replaced that …"""
-    line = [first]
-    while (following := known.get(OrderId(line[-1].replaced_by))) is not None:
-        line.append(following)
-    return line
-
-
-def _replaced(orders: Iterable[Order]) -> set[str]:
-    return {order.replaces for order in orders if order.replaces}

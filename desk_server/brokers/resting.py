@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from desk_server.brokers import Ack, BrokerOrder
 from desk_server.brokers.fills import Touch
-from desk_server.domain import ZERO, Order, OrderClass, OrderType, Side, State, TimeInForce
+from desk_server.domain import ZERO, Order, OrderChange, OrderClass, OrderType, Side, TimeInForce
 
 _INFINITY = Decimal("Infinity")
 _ONE = Decimal(1)
@@ -85,6 +85,21 @@ class Resting:
         self.group: Group | None = None
         self.is_entry = False
         self.legs: tuple[Resting, ...] = ()
+
+    def take_terms(self, old: "Resting", change: OrderChange, qty: Decimal) -> None:
+        """Be what `old` was, but for the change, and for `qty`."""
+        self.symbol, self.side, self.buy, self.type = old.symbol, old.side, old.buy, old.type
+        self.qty, self.notional, self.extended, self.legs = qty, None, old.extended, old.legs
+        self.tif = change.time_in_force or old.tif
+        self.limit = old.limit if change.limit_price is None else change.limit_price
+        self.stop = old.stop if change.stop_price is None else change.stop_price
+        self.trail_price, self.trail_percent = old.trail_price, old.trail_percent
+        if change.trail is not None and old.trail_price is not None:
+            self.trail_price = change.trail
+        elif change.trail is not None:
+            self.trail_percent = change.trail
+        self.mark = old.mark
+        self.triggered = old.triggered if change.stop_price is None else False
 
     @property
     def is_open(self) -> bool:
@@ -222,26 +237,3 @@ class SymbolBook:
                 self._sell_limit = min(self._sell_limit, order.limit)
         else:
             self._always = True
-
-
-# What a ledger order is at the exchange; the states of orders that never reached it are missing.
-STATUS_OF = {
-    State.HELD: "held",
-    State.LIVE: "new",
-    State.FILLED: "filled",
-    State.CANCELED: "canceled",
-    State.EXPIRED: "expired",
-    State.REPLACED: "replaced",
-}
-
-
-def restored(order: Order, *, crypto: bool) -> Resting:
-    """The order as the ledger last saw it. A stop that has executed was reached; other stops start afresh."""
-    resting = Resting(order, order.created_at, crypto=crypto)
-    resting.filled = order.filled_qty
-    resting.triggered = resting.triggered or bool(order.filled_qty)
-    resting.status = STATUS_OF[order.state]
-    if order.state is State.LIVE:
-        waiting = order.broker_status == "accepted" and not order.filled_qty
-        resting.status = "partially_filled" if order.filled_qty else "accepted" if waiting else "new"
-    return resting
