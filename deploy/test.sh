@@ -29,8 +29,8 @@ fi
 
 say "Tests"
 for part in "${failed[@]}"; do echo "FAILED before the tests: $part (see above)"; done
-# shellcheck disable=SC2086
-.venv/bin/python -m pytest ${PYTEST_ARGS:-}
+eval "pytest_args=(${PYTEST_ARGS:-})"   # so that quotes in it group words, as on a command line
+.venv/bin/python -m pytest "${pytest_args[@]}"
 code=$?
 [ "${#failed[@]}" = 0 ] || exit 1
 exit "$code"
