@@ -1,4 +1,4 @@
-"""Tests marked `docker` skip where no engine answers; with DESK_REQUIRE_DOCKER=1 (as in .ci/run) they fail instead."""
+"""Docker tests skip where no engine answers; with DESK_REQUIRE_DOCKER=1 (as in .ci/run) they fail instead."""
 
 import functools
 import os
@@ -25,7 +25,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call):
     report = yield
-    if DOCKER_IS_REQUIRED and item.get_closest_marker("docker") and report.skipped and not hasattr(report, "wasxfail"):
+    if (
+        DOCKER_IS_REQUIRED
+        and item.get_closest_marker("docker")
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+    ):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"DESK_REQUIRE_DOCKER=1 allows no Docker test to skip, and this one did: {reason}"
