@@ -4,12 +4,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-import pytest
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
-def event_loop_policy(request):
-    return request.param()
+def pytest_asyncio_loop_factories():
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}

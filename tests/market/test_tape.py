@@ -48,7 +48,7 @@ def test_reading_from_any_number_gives_exactly_what_follows(written, after, size
         tape.close()
 
 
-@given(cut=st.integers(0, 3000), garbage=st.sampled_from([b"", b"\0" * 50, b'{"seq":', b"}\n", b"\n\n"]))
+@given(cut=st.integers(0, 3000), garbage=st.sampled_from([b"", b"\0" * 50, b'{"seq":', b"\n\n"]))
 def test_a_broken_end_is_cut_off(written, tmp_path_factory, cut, garbage):
     """Whatever stands behind the last whole line goes; the numbers go on behind it, and nothing else is lost."""
     directory = tmp_path_factory.mktemp("cut") / "tape"
