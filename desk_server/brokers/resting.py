@@ -68,8 +68,9 @@ class Resting:
         self.tif = request.time_in_force
         self.qty = request.qty
         self.notional = request.notional
-        # An OCO works as its take-profit; its leg is the stop.
-        self.limit = request.take_profit if request.order_class is OrderClass.OCO else request.limit_price
+        self.limit = request.limit_price
+        if request.order_class is OrderClass.OCO and self.limit is None:
+            self.limit = request.take_profit  # an OCO is its take-profit; its leg is the stop
         self.stop = request.stop_price
         self.trail_price = request.trail_price
         self.trail_percent = request.trail_percent

@@ -194,3 +194,16 @@ def test_a_replaced_entry_is_restored_with_its_legs():
         *(as_ledger(leg, State.HELD) for leg in legs),
     )
     assert whats(market.line(97)) == ["fill", "released", "released"]
+
+
+def test_a_replaced_oco_keeps_its_new_price():
+    """The price it was changed to, not the take profit it began with."""
+    order, (loss,) = make_group("oco", side="sell")
+    new = make_order("sell", type="limit", limit_price="105", order_class=order.request.order_class, take_profit="110")
+    new = replace(new, replaces=order.order_id)
+    market = restarted(
+        as_ledger(order, State.REPLACED, replaced_by=new.order_id),
+        as_ledger(new, State.LIVE, broker_status="new"),
+        as_ledger(loss, State.LIVE, broker_status="new"),
+    )
+    assert whats(market.line(105)) == ["fill", "canceled"]
