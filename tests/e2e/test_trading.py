@@ -105,7 +105,7 @@ def test_thirty_strategies_start_at_once_and_all_read(containers):
     code = "import sys\nfor line in sys.stdin:\n    pass\n"
     names = [containers.strategy(f"s{number:02}", code, user_id=f"user{number:02}") for number in range(30)]
     containers.manager("start")
-    until(lambda: all(containers.status()[name]["lines_read"] for name in names), "all thirty have read lines")
+    until(lambda: all(row["lines_read"] for row in containers.status().values()), "all thirty have read lines")
     rows = containers.status()
     assert {rows[name]["state"] for name in names} == {"running"}
     assert {rows[name]["user"] for name in names} == {f"user{number:02}" for number in range(30)}
