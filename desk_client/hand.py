@@ -6,7 +6,7 @@ The desk keeps it with the order, so that "why this order?" has an answer: the t
 from __future__ import annotations
 
 import json
-from collections.abc import ItemsView, ValuesView
+from collections.abc import ItemsView, Iterator, ValuesView
 from typing import Any
 
 from desk.v1.orders_pb2 import LineInHand
@@ -36,6 +36,10 @@ class Line(dict[str, Any]):
         if isinstance(key, str):
             self.fields_read.add(key)
         return super().__contains__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        # That there is one makes dict(line) and **line read every field by its key, instead of past us.
+        return super().__iter__()
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
         self.fields_read.update(super().keys())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import time
@@ -44,6 +45,7 @@ class MarketLines:
         self._notice = notice
         self._silence_max_s = silence_max_s
         self._connection: Connection | None = None
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._stopped = False
         # Whole lines that were received and not handed out yet; and the beginning of the next one.
@@ -73,6 +75,10 @@ class MarketLines:
         self._stopped = True
 
     def _receive(self) -> None:
+        if self._pid != os.getpid():
+            # After a fork the connection is the parent's: two readers would each get scraps of lines.
+            self._pid = os.getpid()
+            self._drop()
         connection = self._connection or self._connect()
         if connection is None:
             return
@@ -109,6 +115,9 @@ class MarketLines:
 
     def _lost(self, reason: str) -> None:
         self._notice(f"the market stream broke off ({reason}); connecting again")
+        self._drop()
+
+    def _drop(self) -> None:
         self._partial = b""
         if self._connection is not None:
             self._connection.close()

@@ -130,7 +130,8 @@ def _connect(stop: Stop, mode: str) -> None:
 def _pipe(lines: MarketLines, stop: Stop) -> Hand:
     """Puts the lines on file descriptor 0; returns what was put there so far."""
     read_end, write_end = os.pipe()
-    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    if sys.platform == "linux":
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     os.dup2(read_end, 0)
     os.close(read_end)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115

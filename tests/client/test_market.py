@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -81,6 +83,20 @@ def test_only_the_chosen_symbols_are_asked_for(desk):
     lines = lines_of(desk, symbols=["BTC/USD", "ETH/USD"])
     assert seqs(lines, 1) == [2]
     assert desk.requests[0].query["symbols"] == "BTC/USD,ETH/USD"
+
+
+def test_a_child_reads_a_stream_of_its_own(desk):
+    """After a fork, parent and child each get every line."""
+    desk.publish("AAPL")
+    lines = lines_of(desk)
+    assert seqs(lines, 1) == [1]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if seqs(lines, 3) == [2, 3, 4] else 1)
+    until(lambda: len(desk.requests) == 2)
+    desk.publish("AAPL", "MSFT", "AAPL")
+    assert seqs(lines, 3) == [2, 3, 4]
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_silent_connection_is_dead(desk):
@@ -192,7 +208,15 @@ def test_a_line_notes_the_fields_that_are_read():
     assert line.fields_read == {"price", "volume", "seq"}
     assert dict(line.items()) == {"symbol": "A", "price": 1, "seq": 7, "note": None}
     assert line.fields_read == {"price", "volume", "seq", "symbol", "note"}
-    assert json.loads(json.dumps(line)) == dict(line)
+    assert json.loads(json.dumps(line)) == dict(line) == pickle.loads(pickle.dumps(line))
+
+
+@pytest.mark.parametrize("read", [dict, lambda line: {**line}, json.dumps, lambda line: list(line.values())])
+def test_a_line_that_is_taken_as_a_whole_was_read_as_a_whole(read):
+    """As a plain dict, as arguments, or as JSON."""
+    line = Line({"symbol": "A", "price": 1})
+    read(line)
+    assert line.fields_read == {"symbol", "price"}
 
 
 def test_market_reads_standard_input_and_the_order_says_so(desk, strategies):
