@@ -84,5 +84,9 @@ deploy/engine.sh --check || fail "no Docker engine answers. First: make engine"
 # A client without the buildx plugin can only use the classic builder.
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
 
+mkdir -p .wheels
+exec 8>.wheels/.lock
+flock 8    # one build at a time: a second one then finds everything up to date
+
 base=$(deploy/base-image.sh)
 for kind in "${kinds[@]}"; do build "$kind" "$base"; done
