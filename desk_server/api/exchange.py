@@ -165,7 +165,7 @@ def identify(door: Door, head: Head, peer: str) -> Identity:
 
 def _answer(head: Head, status: int, kind: bytes, body: bytes) -> Answer:
     return Answer(
-        status,
+        int(status),
         [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"x-request-id", head.request_id)],
         body,
     )
