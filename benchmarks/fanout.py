@@ -4,8 +4,7 @@
 
 The server runs in a process of its own, so its CPU time is its alone; one more process holds all the readers. Each
 line carries the time it was published at; latency is from there to the moment a reader has the bytes. Deliveries
-are lines times readers. `delivered` below 100 % means
-that the server could not keep up.
+are lines times readers; `delivered` below 100 % means that the server could not keep up.
 """
 
 import argparse
