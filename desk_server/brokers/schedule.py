@@ -85,7 +85,7 @@ class Schedule:
         """Open orders that fall due up to `at`, each at its time."""
         while self._timers and self._timers[0][0] <= at:
             due, _, order = heapq.heappop(self._timers)
-            if order.is_open and order.due == due:
+            if order.is_open:
                 self._line_at = max(due, self.now())
                 yield order
 

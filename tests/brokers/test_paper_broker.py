@@ -237,6 +237,7 @@ def test_a_replaced_stop_waits_for_its_new_price():
     trailing = make_order("sell", type="trailing_stop", trail_price="5")
     market.send(trailing)
     market.line(110)
+    market.line(109)
     change(market, trailing, trail=D(2))
     assert market.line("108.01") == []
     assert whats(market.line(108)) == ["fill"]
@@ -305,11 +306,13 @@ def test_a_submitted_order_and_its_fill_cost_microseconds():
 
 
 def test_a_line_that_concerns_nobody_costs_microseconds():
-    """Whatever the number of resting orders."""
+    """Whatever the number of resting orders, and of those that filled before."""
     market = Market()
     for _ in range(5000):
+        market.exchange.submit(limit("buy", "101"))
         market.exchange.submit(limit("buy", "50"))
-    market.line(100)
+    market.exchange.submit(limit("buy", "99"))
+    market.line(99)
     start = time.perf_counter()
     for _ in range(2000):
         market.line(100)

@@ -28,6 +28,8 @@ NUMBERS = ("qty", "notional", "limit_price", "stop_price", "trail_price", "trail
 def make_request(text: str = "", **fields) -> OrderRequest:
     """An order from words such as "type=limit limit_price=10"; buys 10 AAPL unless they say otherwise."""
     given = {**dict(word.split("=", 1) for word in text.split()), **fields}
+    if "order_type" in given:
+        given["type"] = given.pop("order_type")
     given.setdefault("symbol", "AAPL")
     given.setdefault("side", "buy")
     if "notional" not in given:
