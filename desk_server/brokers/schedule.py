@@ -10,6 +10,8 @@ from desk_server.domain import TimeInForce
 from desk_server.sessions import Calendar, Session, Window
 
 GTC_LASTS = timedelta(days=90)
+# A market that is further from the clock than this is a tape.
+LIVE_WITHIN = timedelta(hours=1)
 
 
 class Schedule:
@@ -71,14 +73,15 @@ class Schedule:
             heapq.heappush(self._timers, (order.due, self._timer_count, order))
 
     def begin(self, first_line_at: datetime) -> None:
-        """Date the orders given before the first line: by it, where the market's time lies behind the clock's."""
+        """Date the orders given before the first line: by it, unless the market's time and the clock's are one."""
         if self._line_at is not None:
             return
+        is_live = abs(self._clock.now() - first_line_at) <= LIVE_WITHIN
         self._line_at = first_line_at
         early, self._undated = self._undated, []
         for order in early:
             if order.is_open:
-                order.since = min(order.since, first_line_at)
+                order.since = min(order.since, first_line_at) if is_live else first_line_at
                 self.date(order)
 
     def due_by(self, at: datetime) -> Iterator[Resting]:

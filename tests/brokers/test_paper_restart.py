@@ -86,7 +86,14 @@ def test_a_day_order_of_yesterday_expires_with_the_first_line():
     """When the desk was down over the close."""
     order = limit("buy", "95", created_at=new_york("2026-11-18T12:00"))
     market = restarted(as_ledger(order, State.LIVE, broker_status="new"))
-    assert whats(market.line(90, at="2026-11-19T10:00")) == ["expired"]
+    assert whats(market.line(90, at=NOON)) == ["expired"]
+
+
+def test_a_day_order_on_a_tape_that_runs_ahead_is_for_the_tapes_day():
+    """Nor do they to a market whose days pass faster than the clock's."""
+    order = limit("buy", "95", created_at=new_york("2026-11-19T11:00"))
+    market = restarted(as_ledger(order, State.LIVE, broker_status="new"))
+    assert fills(market.line(95, at="2026-11-23T10:00")) == [(D(10), D(95))]
 
 
 def test_a_day_order_on_an_old_tape_is_for_the_tapes_day():
