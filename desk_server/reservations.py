@@ -30,7 +30,7 @@ class _Group:
         # The reservations that this group has now.
         self.cash = ZERO
         self.qty = ZERO
-        self.notional = 0
+        self.notional = False
         # Exits can only execute what their entry has filled.
         self.entry = entry
         self.exits: _Group | None = None
@@ -137,12 +137,12 @@ class Reservations:
 
     def _measure(self, group: _Group) -> None:
         cash = qty = ZERO
-        notional = 0
+        notional = False
         for order_id, total in group.totals.items():
             order = self._orders[order_id]
             remaining = order.remaining
             if total is None or remaining is None:
-                notional, cash = 1, max(cash, order.reserved_cash)
+                notional, cash = True, max(cash, order.reserved_cash)
                 continue
             left = max(ZERO, MONEY.subtract(total, group.filled)) if group.filled else total
             qty = max(qty, left)
@@ -150,15 +150,15 @@ class Reservations:
                 cash = max(cash, share_of(order.reserved_cash, left, remaining))
         if group.entry is not None:
             qty = min(qty, max(ZERO, MONEY.subtract(group.entry.filled, group.filled)))
-        if cash != group.cash:
-            _shift(self._cash, group.user, MONEY.subtract(cash, group.cash))
+        if cash is not group.cash:
+            _shift(self._cash, group.user, group.cash, cash)
             group.cash = cash
         key = (group.user, group.symbol, group.side)
-        if qty != group.qty:
-            _shift(self._qty, key, MONEY.subtract(qty, group.qty))
+        if qty is not group.qty:
+            _shift(self._qty, key, group.qty, qty)
             group.qty = qty
-        if notional != group.notional:
-            self._notional[key] = self._notional.get(key, 0) + notional - group.notional
+        if notional is not group.notional:
+            self._notional[key] = self._notional.get(key, 0) + (1 if notional else -1)
             group.notional = notional
 
     def _forget(self, group: _Group) -> None:
@@ -171,8 +171,9 @@ class Reservations:
             self._forget(group.entry)
 
 
-def _shift(amounts: dict[K, Decimal], key: K, change: Decimal) -> None:
-    amount = MONEY.add(amounts.get(key, ZERO), change)
+def _shift(amounts: dict[K, Decimal], key: K, before: Decimal, after: Decimal) -> None:
+    """Put one group's part of the sum anew."""
+    amount = MONEY.subtract(MONEY.add(amounts.get(key, ZERO), after), before)
     if amount:
         amounts[key] = amount
     else:
