@@ -1,6 +1,6 @@
 """What importing desk_client costs a strategy, in milliseconds and in memory.
 
-    python benchmarks/client_import.py [--rounds 15] [--check]
+    python benchmarks/client_import.py [--rounds 15 | --quick] [--check]
 
 Each figure is the median over rounds; in each round every candidate is imported once, in a new interpreter, in
 turn, so that a busy moment of the machine meets all of them. `ms` is the time of the import alone; `RSS` is the
@@ -43,12 +43,13 @@ class Cost(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(description="What importing desk_client costs a strategy.")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="5 rounds")
     parser.add_argument("--check", action="store_true", help="exit 1 where desk_client is above its budget")
     options = parser.parse_args()
     names = [name for name, module in CANDIDATES.items() if not module or find_spec(module.partition(".")[0])]
     for name in names:  # once for the page cache and the byte code
         measure(name)
-    rounds = [{name: measure(name) for name in names} for _ in range(max(1, options.rounds))]
+    rounds = [{name: measure(name) for name in names} for _ in range(5 if options.quick else max(1, options.rounds))]
     costs = {name: median([costs[name] for costs in rounds]) for name in names}
     print(f"{'import':<20} {'ms':>7} {'RSS MiB':>9}   medians of {len(rounds)}, Python {sys.version.split()[0]}")
     for name, cost in costs.items():
