@@ -100,7 +100,7 @@ def check_name(strategy: str) -> None:
 def parse(content: Mapping[str, Any], strategy: str, path: Path, has_file: bool = True) -> StrategyConfig:
     """The config in `content`, read from `path`. Raises InvalidStrategy."""
     keys = _Keys(content, path, "")
-    user_id = keys.text("user_id", strategy, 32)
+    user_id = keys.text("user_id", strategy, 63)
     if not USER_ID.fullmatch(user_id):
         where = f"{path}: user_id is {user_id!r}" if has_file else f"the folder's name {user_id!r} is no user"
         raise InvalidStrategy(

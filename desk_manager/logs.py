@@ -18,6 +18,7 @@ ERROR_LENGTH_MAX = 160
 # desk_client cuts its log at 4 MiB by itself; this is for what is written past it. 8 MiB is the kernel's limit.
 ROTATE_BYTES = 6 * 2**20
 POLL_S = 0.2
+SHOWN_AGAIN_BYTES = 4096
 
 _CONTROL = {code: "�" for code in [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]}
 _CONTROL.pop(ord("\n"))
@@ -63,8 +64,10 @@ def follow(path: Path, offset: int, stop: Callable[[], bool]) -> Iterator[bytes]
         now = _inode(path)
         try:
             with open(path, "rb") as file:
-                if now != inode or file.seek(0, os.SEEK_END) < offset:
-                    offset, inode = 0, now
+                size = file.seek(0, os.SEEK_END)
+                if now != inode or size < offset:
+                    # A file that was cut holds mostly what has been shown already.
+                    offset, inode = (0 if now != inode else max(0, size - SHOWN_AGAIN_BYTES)), now
                 file.seek(offset)
                 while chunk := file.read(64 * 1024):
                     offset += len(chunk)
