@@ -1,4 +1,7 @@
-"""`python -m desk_server`: settings → app.build() → serve → drain. `verify-ledger` checks the history instead."""
+"""`python -m desk_server`: settings → app.build() → serve → drain.
+
+`verify-ledger` checks the history instead, `settings` prints the page of settings.
+"""
 
 import argparse
 import asyncio
@@ -7,7 +10,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import structlog
 import uvloop
@@ -15,11 +17,8 @@ from pydantic import ValidationError
 
 from desk_server import app, logs
 from desk_server.api.serve import Addresses, CannotServe, serve
-from desk_server.feeds.replay import BadTapeFile
 from desk_server.ledger import LedgerUnavailable
-from desk_server.ledger.sqlite_file import verify
-from desk_server.settings import Settings, table
-from desk_server.tape import TapeError
+from desk_server.settings import Settings, page, table
 
 log = structlog.get_logger("desk")
 
@@ -27,6 +26,9 @@ log = structlog.get_logger("desk")
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 after a clean stop, 1 when the desk cannot run (or the ledger is not sound), 2 for wrong settings."""
     options = _parser().parse_args(arguments)
+    if options.command == "settings":
+        print(page(), end="")
+        return 0
     try:
         settings = Settings()
     except ValidationError as error:
@@ -36,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         if options.command == "verify-ledger":
-            return _verify(settings.run_dir / "ledger" / "desk.db")
+            return _verify(settings)
         logs.configure(settings)
         uvloop.run(_run(settings))
-    except (BadTapeFile, CannotServe, LedgerUnavailable, TapeError, ValueError, OSError) as error:
+    except (app.CannotBuild, CannotServe, LedgerUnavailable) as error:
         print(f"The desk cannot run: {error}", file=sys.stderr)
         return 1
     return 0
@@ -83,11 +85,13 @@ def _announce(settings: Settings, addresses: Addresses) -> None:
     )
 
 
-def _verify(path: Path) -> int:
-    if not path.exists():
+def _verify(settings: Settings) -> int:
+    path = app.ledger_path(settings)
+    try:
+        bad = app.first_bad_event(settings)
+    except FileNotFoundError:
         print(f"There is no ledger at {path}: set DESK_RUN_DIR to the directory that has it.", file=sys.stderr)
         return 1
-    bad = verify(path)
     if bad is None:
         print(f"{path}: every event is as it was written.")
         return 0
@@ -102,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The desk server. It is set up by environment variables:\n\n" + rows,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=("serve", "verify-ledger"), default="serve")
+    parser.add_argument("command", nargs="?", choices=("serve", "verify-ledger", "settings"), default="serve")
     return parser
 
 

@@ -11,14 +11,15 @@ from desk_server.clock import Clock, SystemClock
 from desk_server.desk import Desk
 from desk_server.feeds import Feed
 from desk_server.feeds.none import NoFeed
-from desk_server.feeds.replay import ReplayFeed
+from desk_server.feeds.replay import BadTapeFile, ReplayFeed
 from desk_server.feeds.walk import WalkFeed
-from desk_server.ledger import Ledger
+from desk_server.ledger import Ledger, LedgerUnavailable
 from desk_server.ledger.sqlite import SqliteLedger
+from desk_server.ledger.sqlite_file import verify
 from desk_server.market import Hub
 from desk_server.risk import Limits
 from desk_server.settings import Settings
-from desk_server.tape import Tape
+from desk_server.tape import Tape, TapeError
 from desk_server.throttle import Throttle
 
 log = structlog.get_logger(__name__)
@@ -32,7 +33,7 @@ class App:
         self.settings = settings
         self.feed = _feed(settings)
         self.hub = Hub(Tape(run_dir / "tape", settings.tape_bytes_max), clock, settings.hub_lines_kept)
-        self.ledger: Ledger = SqliteLedger(run_dir / "ledger" / "desk.db")
+        self.ledger: Ledger = SqliteLedger(ledger_path(settings))
         self.keeper = Bookkeeper(self.ledger, clock)
         self.broker = PaperBroker(self.feed.assets(), model=fill_model(settings), seed=settings.paper_seed, clock=clock)
         self.hub.taps.append(self.broker.on_quote)
@@ -76,11 +77,29 @@ class App:
         return self._feed_failure or self.feed.problem()
 
 
+class CannotBuild(Exception):
+    """A part cannot be made: a file that cannot be used, a wrong setting. The message says what to do."""
+
+
 def build(settings: Settings, clock: Clock | None = None) -> App:
-    """Raises TapeError, BadTapeFile or LedgerUnavailable, each with what to do, where a file cannot be used."""
-    for directory in (settings.run_dir, settings.run_dir / "tape"):
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return App(settings, clock or SystemClock())
+    """Raises CannotBuild."""
+    try:
+        for directory in (settings.run_dir, settings.run_dir / "tape"):
+            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return App(settings, clock or SystemClock())
+    except (TapeError, BadTapeFile, LedgerUnavailable, ValueError, OSError) as error:
+        raise CannotBuild(str(error)) from error
+
+
+def ledger_path(settings: Settings) -> Path:
+    return settings.run_dir / "ledger" / "desk.db"
+
+
+def first_bad_event(settings: Settings) -> int | None:
+    """The first event of the ledger that is not as it was written; None when all are. Raises FileNotFoundError."""
+    path = ledger_path(settings)
+    path.stat()
+    return verify(path)
 
 
 def _feed(settings: Settings) -> Feed:

@@ -81,9 +81,7 @@ class Settings(BaseSettings):
     paper_slippage_bps: Decimal = _setting(
         Decimal(0), "DESK_PAPER_SLIPPAGE_BPS", "Market and stop orders fill this much worse, in 1/100 %.", ge=0
     )
-    paper_fee_per_share: Decimal = _setting(
-        Decimal(0), "DESK_PAPER_FEE_PER_SHARE", "Fee per share, in dollars.", ge=0
-    )
+    paper_fee_per_share: Decimal = _setting(Decimal(0), "DESK_PAPER_FEE_PER_SHARE", "Fee per share, in dollars.", ge=0)
     paper_fee_bps: Decimal = _setting(
         Decimal(0), "DESK_PAPER_FEE_BPS", "Fee on the value of equities, in 1/100 %.", ge=0
     )
@@ -127,3 +125,20 @@ def table() -> list[tuple[str, str, str]]:
         default = "" if field.default is None else str(field.default)
         rows.append((str(field.validation_alias), default, field.description or ""))
     return rows
+
+
+_PAGE = """# Settings of the desk server
+
+Environment variables, read once at start. A value that cannot be used is refused at start, with the reason.
+This page is made by `python -m desk_server settings > docs/settings.md`.
+
+| variable | default | meaning |
+|---|---|---|
+"""
+
+
+def page() -> str:
+    """The table as docs/settings.md shows it."""
+    return _PAGE + "".join(
+        f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |\n" for name, default, meaning in table()
+    )
