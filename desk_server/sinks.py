@@ -8,6 +8,8 @@ from typing import Protocol
 # Above this many bytes waiting for a subscriber nothing more is written to it; below the lower mark it goes on.
 BUFFERED_BYTES_MAX = 256 * 2**10
 BUFFERED_BYTES_LOW = 64 * 2**10
+# How long a closed connection may take over its last bytes.
+CLOSE_TIMEOUT_S = 5.0
 
 
 class Sink(Protocol):
@@ -65,10 +67,15 @@ class ChunkedSink:
         return self._transport.get_write_buffer_size()
 
     def close(self, reason: str) -> None:
-        """End the response in good order; the reader sees the end of the stream. `reason` is for the log only."""
+        """End the response in good order; a reader who does not take the rest within CLOSE_TIMEOUT_S is cut off.
+
+        `reason` is for the log only.
+        """
         if not self._transport.is_closing():
             self._transport.write(b"0\r\n\r\n")
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._transport.abort)
 
     def pause_writing(self) -> None:
         """Nothing to do: the hub looks at buffered() after each write."""

@@ -42,6 +42,7 @@ class Room:
     def __init__(self, hub: Hub, directory: Path) -> None:
         self.hub = hub
         self.subscriptions: list = []
+        self.doors: list[_Door] = []
         self._directory = directory
         self._servers: list[asyncio.Server] = []
         self._readers: list[Reader] = []
@@ -49,9 +50,12 @@ class Room:
     async def reader(self, *symbols: str, after: int | None = None) -> "Reader":
         path = self._directory / f"{len(self._servers)}.sock"
         wanted = frozenset(symbols) or None
-        server = await asyncio.get_running_loop().create_unix_server(
-            lambda: _Door(self.hub, wanted, after, self.subscriptions), path
-        )
+
+        def door() -> _Door:
+            self.doors.append(_Door(self.hub, wanted, after, self.subscriptions))
+            return self.doors[-1]
+
+        server = await asyncio.get_running_loop().create_unix_server(door, path)
         self._servers.append(server)
         reader = Reader(*await asyncio.open_unix_connection(path, limit=2**16))
         self._readers.append(reader)

@@ -4,6 +4,7 @@ import asyncio
 
 from market_room import hub_in, line, room_with, until
 
+from desk_server import sinks
 from desk_server.market import _KEPT_PER_READER as BARS_KEPT
 from desk_server.subscriptions import Mode
 
@@ -126,3 +127,18 @@ async def test_a_reader_slower_than_the_market_stops_resuming_and_conflates(tmp_
         missed += sum(each.get("missed", 0) for each in got)
         assert len(seqs) + len(got) + missed == room.hub.last_seq - first
         assert seqs + [each["seq"] for each in got] == sorted({*seqs, *(each["seq"] for each in got)})
+
+
+async def test_a_closed_subscription_does_not_wait_for_its_reader_for_ever(tmp_path, monkeypatch):
+    """Who is cut off and takes nothing more loses the connection; who takes the rest gets a proper end."""
+    monkeypatch.setattr(sinks, "CLOSE_TIMEOUT_S", 0.3)
+    async with room_with(hub_in(tmp_path / "tape"), tmp_path) as room:
+        await room.reader()
+        await fill(room, 0)
+        room.subscriptions[0].close("the token was revoked")
+        await until(room.doors[0].lost.is_set, timeout_s=5)
+        polite = await room.reader()
+        behind = await fill(room, 0)
+        room.subscriptions[1].close("the token was revoked")
+        assert len(await polite.lines(behind + 1)) == behind
+        assert polite.ended_well
