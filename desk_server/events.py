@@ -236,6 +236,15 @@ def dedupe_key(event: AnyEvent) -> str | None:
             return None
 
 
+def can_be_asked_again(event: AnyEvent) -> bool:
+    """True for what the broker would say again after a power cut, when the intent alone was left.
+
+    Such an event is stored before anybody is told of it, like every other, and so survives the death of the
+    process; its sync to the disk may come with the next commit.
+    """
+    return type(event) is OrderAccepted or type(event) is OrderReleased
+
+
 def subject(event: AnyEvent) -> str:
     """The order the event is about; "" for events about users, tokens and halts."""
     match event:

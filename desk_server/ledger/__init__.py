@@ -39,7 +39,9 @@ class Ledger(Protocol):
     def append(self, *events: AnyEvent) -> Future[int]:
         """Store the events together, or none. The future gives the last one's seq once they are synced to disk.
 
-        Events of many callers share one commit. The future raises LedgerUnavailable or DuplicateEvent.
+        Events of many callers share one commit. What `events.can_be_asked_again` need not be synced yet, only
+        stored where the death of this process does not touch it. The future raises LedgerUnavailable or
+        DuplicateEvent.
         """
         ...
 

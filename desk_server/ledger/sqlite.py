@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from desk_server.events import AnyEvent
+from desk_server.events import AnyEvent, can_be_asked_again
 from desk_server.ledger import DuplicateEvent, LedgerUnavailable, Stored
 from desk_server.ledger.sqlite_file import START_HASH, Columns, Row, checked_rows, columns_of, connect, take, verify
 
@@ -34,10 +34,11 @@ _SYNC_FAILED = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
 
 
 class _Call(NamedTuple):
-    """One append: its events, the columns of their rows, and who waits."""
+    """One append: its events, the columns of their rows, whether the disk must have them, and who waits."""
 
     events: tuple[AnyEvent, ...]
     columns: list[Columns]
+    must_sync: bool
     future: "Future[int]"
 
 
@@ -68,6 +69,8 @@ class SqliteLedger:
         # Why nothing can be appended any more, until a restart: the disk, or an event that could not be folded.
         self._broken = ""
         self._unfolded = ""
+        # Whether a commit waits for the disk, as `connect` leaves it.
+        self._syncs = True
         self._lock_fd = take(path)
         try:
             self._connection = connect(path)
@@ -96,7 +99,8 @@ class SqliteLedger:
         if problem:
             future.set_exception(LedgerUnavailable(problem))
             return future
-        self._queue.put(_Call(events, [columns_of(event) for event in events], future))
+        must_sync = not all(map(can_be_asked_again, events))
+        self._queue.put(_Call(events, [columns_of(event) for event in events], must_sync, future))
         self._waiting += len(events)
         return future
 
@@ -181,6 +185,7 @@ class SqliteLedger:
         self, batch: list[_Call], insert: "Callable[[list[_Call], _Chain], list[_Outcome]]"
     ) -> tuple[list[Stored], list[_Outcome]]:
         chain = _Chain(self._seq, self._hash)
+        self._sync_next(any(call.must_sync for call in batch))
         self._connection.execute("BEGIN IMMEDIATE")
         outcomes = insert(batch, chain)
         self._connection.execute("COMMIT")
@@ -188,6 +193,12 @@ class SqliteLedger:
         if chain.stored:
             self.commits += 1
         return chain.stored, outcomes
+
+    def _sync_next(self, must: bool) -> None:
+        """Choose whether the next commit waits for the disk; in the order of the file it is there in any case."""
+        if must != self._syncs:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if must else 'NORMAL'}")
+            self._syncs = must
 
     def _insert_together(self, batch: list[_Call], chain: "_Chain") -> list[_Outcome]:
         outcomes: list[_Outcome] = []

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ledger_story import Open, executed, intended, opened
+from ledger_story import AT, Open, executed, intended, opened
 
+from desk_server.events import OrderAccepted
 from desk_server.ledger import LedgerUnavailable
 from desk_server.ledger.sqlite import SqliteLedger, verify
 
@@ -39,6 +40,27 @@ async def test_every_commit_is_synced(make_sqlite: Make):
     ledger = make_sqlite()
     assert ledger._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert ledger._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+async def test_only_what_can_be_asked_again_is_stored_without_a_sync(make_sqlite: Make):
+    """A commit waits for the disk unless all it holds is an acceptance, which the broker would repeat."""
+    ledger = make_sqlite()
+    opened_ledger = Open(ledger).ledger
+    syncs = []
+    commit = ledger._commit
+
+    def watched(batch, insert):
+        done = commit(batch, insert)
+        syncs.append(ledger._connection.execute("PRAGMA synchronous").fetchone()[0])
+        return done
+
+    ledger._commit = watched
+    accepted = OrderAccepted(at=AT, order_id="o1", broker_order_id="b1")
+    await opened_ledger.append(intended(1))
+    await opened_ledger.append(accepted)
+    await opened_ledger.append(accepted, executed("e1"))
+    await opened_ledger.append(executed("e2"))
+    assert syncs == [2, 1, 2, 2]
 
 
 async def test_nobody_else_may_read_the_files(make_sqlite: Make):
