@@ -1,5 +1,6 @@
 """From a request's credential to an identity; the same for HTTP and gRPC."""
 
+from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
 from desk_server.domain import USER_PATTERN, Identity, Role, UserId
@@ -53,7 +54,14 @@ class Door:
 
 def is_local(peer: str) -> bool:
     """True for unix sockets and loopback addresses. An unknown peer is not local."""
-    return peer in (UNIX_PEER, "::1") or peer.startswith(("127.", "::ffff:127."))
+    if peer == UNIX_PEER:
+        return True
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def admin(who: Identity) -> Identity:

@@ -75,11 +75,26 @@ class GrpcDoor:
         self._door = door
         self._streams = streams
         self._server: Any = None
+        self._started = False
         self._health = health.aio.HealthServicer()
         self._acting: set[asyncio.Task[Any]] = set()
 
-    async def start(self, *addresses: str) -> int:
-        """Listen on all of these; the port of the first. Raises CannotServe's cause as OSError."""
+    def listen(self, address: str) -> int:
+        """Before `start`; the port, as it is. Raises OSError."""
+        if self._server is None:
+            self._server = self._new_server()
+        try:
+            port: int = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {address}: the address is in use, or not this machine's") from error
+        return port
+
+    async def start(self) -> None:
+        await self._server.start()
+        self._started = True
+        await self.tell_health(ready=not self._desk.problems())
+
+    def _new_server(self) -> Any:
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=RPCS_MAX)
         services = list(service_pb2.DESCRIPTOR.services_by_name.values())
         for service in services:
@@ -87,15 +102,7 @@ class GrpcDoor:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [service.full_name for service in services]
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        try:
-            ports = [server.add_insecure_port(address) for address in addresses]
-        except RuntimeError as error:
-            raise OSError(f"gRPC cannot listen on {addresses[0]} or {addresses[1:]}: {error}") from error
-        await server.start()
-        self._server = server
-        await self.tell_health(ready=not self._desk.problems())
-        port: int = ports[0]
-        return port
+        return server
 
     async def tell_health(self, *, ready: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -103,10 +110,12 @@ class GrpcDoor:
             await self._health.set(name, status)
 
     async def stop(self, drain_s: float) -> None:
-        if self._server is not None:
+        server, self._server = self._server, None
+        if server is not None and not self._started:
+            await server.stop(None)
+        elif server is not None:
             await self._health.enter_graceful_shutdown()
-            await self._server.stop(drain_s)
-            self._server = None
+            await server.stop(drain_s)
         if self._acting:
             await asyncio.wait(set(self._acting), timeout=drain_s)
 

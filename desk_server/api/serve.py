@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import grpc
 import structlog
 import uvicorn
 from fastapi import FastAPI
@@ -85,6 +84,7 @@ class Doors:
         http_file = _SocketFile(directory / HTTP_SOCKET, _gid(settings))
         grpc_file = _SocketFile(directory / GRPC_SOCKET, _gid(settings))
         self._sockets += [http_file, grpc_file]
+        grpc_port = _listen_grpc(self._grpc, settings.host, settings.grpc_port)
         tcp = _listen(settings.host, settings.port)
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with http_file.placed() as path:
@@ -92,7 +92,8 @@ class Doors:
         self._http = _Uvicorn(self.app, self._protocol, [tcp, unix], settings.drain_s)
         self._tasks.append(asyncio.create_task(self._http.serve(), name="http"))
         with grpc_file.placed() as path:
-            grpc_port = await self._grpc.start(_grpc_address(settings.host, settings.grpc_port), f"unix:{path}")
+            self._grpc.listen(f"unix:{path}")
+            await self._grpc.start()
         await self._http.is_open(self._tasks[0])
         self._tasks.append(asyncio.create_task(self._look_around(), name="look around"))
         return Addresses(settings.host, tcp.getsockname()[1], grpc_port, http_file.path, grpc_file.path)
@@ -300,8 +301,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _grpc_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-__all__ = ["Addresses", "CannotServe", "Doors", "grpc", "serve"]
+def _listen_grpc(door: GrpcDoor, host: str, port: int) -> int:
+    try:
+        return door.listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except OSError as error:
+        raise CannotServe(f"{error}; choose another GRPC_PORT") from error

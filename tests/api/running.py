@@ -50,10 +50,10 @@ class RunningDesk:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 runner.run(self._live())
-            except BaseException as error:
-                self._failure = error
+            except Exception as error:
+                # Without its traceback, whose frames would keep a gRPC server beyond its loop's end.
+                self._failure = type(error)(*error.args)
                 self._up.set()
-                raise
 
     async def _live(self):
         self.loop = asyncio.get_running_loop()
@@ -62,6 +62,12 @@ class RunningDesk:
         self.desk = self.app.desk
         self._count_orders_sent()
         await self.app.start()
+        try:
+            await self._serve()
+        finally:
+            await self.app.stop()
+
+    async def _serve(self):
         self.doors = Doors(self.desk, self.settings, fast_door=self._fast_door)
         self.addresses = await self.doors.open()
         deadline = time.monotonic() + WAIT_S
@@ -72,7 +78,6 @@ class RunningDesk:
         self._up.set()
         await self._over.wait()
         await self.doors.close()
-        await self.app.stop()
 
     def _count_orders_sent(self):
         broker, submit = self.app.broker, self.app.broker.submit
