@@ -2,8 +2,8 @@
 
 Segments of newline-delimited JSON, each named by the seq of its first line. Every line starts with
 `{"seq":N,` and N rises by one from line to line; only between two segments may numbers be missing (lines that
-a full disk could not take). Lines are in the page cache before anybody sees them: they survive the process,
-not a power cut.
+a full disk could not take, or a power cut took). Lines are in the page cache before anybody sees them: they survive
+the process, not a power cut. Numbers survive both: they are used from blocks that were reserved, synced, before.
 """
 
 import fcntl
@@ -21,6 +21,9 @@ log = structlog.get_logger()
 
 SEGMENT_BYTES_MAX = 16 * 2**20
 PIECE_BYTES = 64 * 2**10
+# Numbers reserved at once. After a power cut what is left of the block is left out.
+RESERVED_LINES = 100_000
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SUFFIX = ".jsonl"
 _HEAD = b'{"seq":'
 
@@ -61,6 +64,8 @@ class Tape:
         self._segments: list[_Segment] = []
         self._file: IO[bytes] | None = None
         self._problem = ""
+        self._boot_id = _boot_id()
+        self._reserved = 0
         self.last_seq = 0
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -82,6 +87,8 @@ class Tape:
     def append(self, first: int, last: int, data: bytes) -> None:
         """Write the lines `first` … `last` in one go. If the disk fails they are lost here; problem() says so."""
         try:
+            if last > self._reserved:
+                self._reserve(last + RESERVED_LINES)
             if self._file is None or self._segments[-1].size >= self._segment_bytes:
                 self._rotate(first)
             self._write(data)
@@ -120,10 +127,26 @@ class Tape:
             after = piece.last
 
     def close(self) -> None:
+        """After this, nothing is lost or left out by a power cut either."""
         if self._file is not None:
+            try:
+                os.fsync(self._file.fileno())
+                self._reserve(self.last_seq)
+            except OSError as error:
+                log.error("tape_sync_failed", error=str(error))
             self._file.close()
             self._file = None
         self._lock.close()
+
+    def _reserve(self, upto: int) -> None:
+        new = self._directory / "reserved.new"
+        with new.open("w") as file:
+            file.write(f"{upto} {self._boot_id}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._directory / "reserved")
+        _sync(self._directory)
+        self._reserved = upto
 
     def _rotate(self, first: int) -> None:
         if self._file is not None:
@@ -169,15 +192,48 @@ class Tape:
             if not path.stem.isdigit():
                 raise TapeError(f"{path} is no part of a tape: move it away.")
             self._segments.append(_Segment(int(path.stem), path, path.stat().st_size))
-        if not self._segments:
+        if self._segments:
+            self._cut(self._segments[-1])
+        upto, boot_id = _reservation(self._directory / "reserved")
+        if boot_id == self._boot_id or upto <= self.last_seq:
             return
-        newest = self._segments[-1]
+        log.warning("tape_after_power_cut", last_seq=self.last_seq, next_seq=upto + 1)
+        self.last_seq = upto
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _cut(self, newest: _Segment) -> None:
         end, self.last_seq = _whole_lines(newest)
         if end < newest.size:
             log.warning("tape_cut", segment=str(newest.path), bytes=newest.size - end, last_seq=self.last_seq)
             os.truncate(newest.path, end)
             newest.size = end
         self._file = newest.path.open("ab", buffering=0)
+
+
+def _boot_id() -> str:
+    """Another one after each start of the machine; always the same where the system has none."""
+    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+
+
+def _reservation(path: Path) -> tuple[int, str]:
+    """Up to which number, in which life of the machine."""
+    try:
+        upto, _, boot_id = path.read_text().strip().partition(" ")
+    except FileNotFoundError:
+        return 0, ""
+    if not upto.isdigit():
+        raise TapeError(f"{path} does not say which numbers were used: move the directory away.")
+    return int(upto), boot_id
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _locked(path: Path) -> IO[bytes]:

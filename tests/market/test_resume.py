@@ -135,6 +135,41 @@ async def test_no_delivered_line_is_lost_by_kill_9(tmp_path):
         assert delivered == list(range(delivered[0], delivered[-1] + 1)) and delivered[-1] <= on_tape
 
 
+async def test_a_power_cut_may_cost_lines_but_no_number_is_used_again(tmp_path):
+    """After the machine itself has died, what was not synced is gone; new lines get numbers never given out."""
+    hub = hub_in(tmp_path / "tape", lines_kept=1000)
+    publish(hub, 1, 2000)
+    await settled(hub)
+    reserved = (tmp_path / "tape" / "reserved").read_text().split()
+    hub.close()
+    # As the disk would look: the last lines never got there, and the machine has started anew.
+    segment = next((tmp_path / "tape").glob("*.jsonl"))
+    os.truncate(segment, segment.stat().st_size // 2)
+    (tmp_path / "tape" / "reserved").write_text(f"{reserved[0]} another-life-of-the-machine")
+    async with room_with(hub_in(tmp_path / "tape", lines_kept=1000), tmp_path) as room:
+        assert room.hub.last_seq == int(reserved[0]) > 2000
+        publish(room.hub, 2001, 2010)
+        reader = await room.reader(after=900)
+        got = await reader.until_seq(room.hub.last_seq)
+        kept = [each["seq"] for each in got[:-10]]
+        assert kept == list(range(901, kept[-1] + 1))
+        assert [each["seq"] for each in got[-10:]] == list(range(room.hub.last_seq - 9, room.hub.last_seq + 1))
+        assert got[-10]["missed"] == got[-10]["seq"] - kept[-1] - 1
+
+
+def test_numbers_go_on_without_a_gap_after_a_proper_stop_and_a_reboot(tmp_path):
+    """Only a desk that could not stop properly leaves numbers out."""
+    tape = Tape(tmp_path / "tape", 2**20)
+    tape.append(1, 1, b'{"seq":1,"symbol":"S"}\n')
+    tape.close()
+    (tmp_path / "tape" / "reserved").write_text("1 another-life-of-the-machine")
+    tape = Tape(tmp_path / "tape", 2**20)
+    assert tape.last_seq == 1
+    tape.append(2, 2, b'{"seq":2,"symbol":"S"}\n')
+    assert [path.name for path in (tmp_path / "tape").glob("*.jsonl")] == ["00000000000000000001.jsonl"]
+    tape.close()
+
+
 async def test_a_full_disk_stops_the_tape_and_not_the_market(tmp_path):
     """Lines are delivered while the tape cannot be written; problem() says so, and is well again with the disk."""
     async with room_with(hub_in(tmp_path / "tape", lines_kept=1000), tmp_path) as room:
