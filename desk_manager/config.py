@@ -64,6 +64,7 @@ class StrategyConfig:
     version: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
+    # "stream": sys.stdin reads the desk itself. "pipe": it is a real file descriptor, too.
     stdin: str = "stream"
     resources: Resources = Resources()
     restart: Restart = Restart()
@@ -107,11 +108,6 @@ def parse(content: Mapping[str, Any], strategy: str, path: Path, has_file: bool 
             where,
             "set user_id in config.json to 1 to 32 letters, digits, '-' or '_', beginning with a letter or digit",
         )
-    stdin = keys.one_of("stdin", "stream", ("stream", "pipe"))
-    if stdin == "pipe":
-        raise InvalidStrategy(
-            f'{path}: "stdin": "pipe" is not there yet', 'use "stream" (sys.stdin is the market) for now'
-        )
     config = StrategyConfig(
         strategy=strategy,
         user_id=user_id,
@@ -120,7 +116,7 @@ def parse(content: Mapping[str, Any], strategy: str, path: Path, has_file: bool 
         version=keys.text("version", "", 64),
         env=_env(keys.table("env"), path),
         symbols=_symbols(keys.value("symbols", []), path),
-        stdin=stdin,
+        stdin=keys.one_of("stdin", "stream", ("stream", "pipe")),
         resources=_resources(_Keys(keys.table("resources"), path, "resources.")),
         restart=_restart(_Keys(keys.table("restart"), path, "restart.")),
     )

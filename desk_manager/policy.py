@@ -81,7 +81,7 @@ def container(launch: Launch, image: str, seccomp: str) -> dict[str, Any]:
         "User": f"{launch.uid}:{launch.gid}",
         "WorkingDir": STRATEGY_DIR,
         "Entrypoint": list(ENTRYPOINT),
-        "Cmd": [f"{STRATEGY_DIR}/strategy.py"],
+        "Cmd": arguments(config, f"{STRATEGY_DIR}/strategy.py"),
         "Env": [f"{name}={value}" for name, value in environment(config, INSIDE).items()],
         "Labels": labels(launch),
         "StopSignal": "SIGTERM",
@@ -166,6 +166,11 @@ def environment(config: StrategyConfig, places: Places) -> dict[str, str]:
         "DESK_SYMBOLS": ",".join(config.symbols),
         "DESK_LOG_FILE": places.log_file,
     }
+
+
+def arguments(config: StrategyConfig, path: str) -> list[str]:
+    """What ENTRYPOINT is given: how standard input is to be, and the strategy."""
+    return [*(["--pipe"] if config.stdin == "pipe" else []), path]
 
 
 def labels(launch: Launch) -> dict[str, str]:

@@ -67,7 +67,11 @@ class ProcessRuntime:
         order = {
             "state_file": str(path),
             "log_file": str(launch.log_file),
-            "command": [sys.executable, *policy.ENTRYPOINT[1:], str(launch.staged_dir / "strategy.py")],
+            "command": [
+                sys.executable,
+                *policy.ENTRYPOINT[1:],
+                *policy.arguments(launch.config, str(launch.staged_dir / "strategy.py")),
+            ],
             "directory": str(launch.staged_dir),
             "env": {**policy.environment(launch.config, self._places(launch)), "PATH": "/usr/bin:/bin"},
             "memory_bytes": launch.config.resources.memory_bytes,

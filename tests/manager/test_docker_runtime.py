@@ -290,8 +290,11 @@ def test_what_fails_before_the_strategy_is_in_logs_too(ground):
     tag = f"desk-test-broken:{secrets.token_hex(3)}"
     made = subprocess.run(
         ["/usr/bin/env", "DOCKER_BUILDKIT=0", "docker", "build", "-q", "-t", tag, "-"],
-        input=f"FROM {IMAGE}\nUSER 0\nRUN rm -rf /opt/desk/app/desk_client\n", text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        input=f"FROM {IMAGE}\nUSER 0\nRUN rm -rf /opt/desk/app/desk_client\n",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert made.returncode == 0, made.stderr
     try:
         done = ground.manager("start", DOCKER_IMAGE=tag)
@@ -363,6 +366,15 @@ def test_numpy_pandas_sqlite_and_threads_work_inside(ground):
     ground.manager("start")
     wait_until(lambda: "all work" in ground.log(name), 40)
     assert "Traceback" not in ground.log(name)
+
+
+def test_a_strategy_can_ask_for_a_real_pipe(ground):
+    """The config's stdin "pipe" gives it a file descriptor that a program not in Python can read."""
+    code = "import subprocess\nprint(subprocess.run(['head', '-n', '2'], capture_output=True).stdout.decode())\n"
+    name = ground.write("piped", code, {"stdin": "pipe"})
+    ground.manager("start")
+    said = wait_until(lambda: "AAPL" in ground.log(name) and ground.log(name))
+    assert '"price"' in said
 
 
 @pytest.mark.slow
