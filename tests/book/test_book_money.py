@@ -82,7 +82,7 @@ def test_a_third_of_a_cost_loses_no_digit(story: Story):
     story.bought(3, "100.01")
     story.bought(4, "99.99")
     for price in ("101.337", "98.3", "100.001"):
-        sell_at(story, "1.000000001", price)
+        sell_at(story, "1.00000001", price)
     account, position = story.book.accounts["alice"], story.book.position("alice", "AAPL")
     with localcontext(prec=100):
         assert account.cash == account.allotment + account.realized_pl - account.fees - position.cost
@@ -106,6 +106,10 @@ def test_a_buy_reserves_cash_until_it_is_filled_or_over(story: Story):
     assert story.book.buying_power("alice") == Decimal("9903.33")
     story.fill(order_id, 1, 30)
     assert story.book.reserved_cash("alice") == Decimal("33.34")
+    other = story.buy(300, reserved=1)
+    story.fill(other, 299, "0.01")
+    assert story.order(other).reserved_cash == Decimal("0.01")
+    story.end(other)
     story.end(order_id)
     assert story.book.reserved_cash("alice") == 0
     assert story.book.buying_power("nobody") == 0
@@ -225,6 +229,28 @@ def test_fills_while_a_replace_is_pending_shrink_both(story: Story):
     story.replaced(old, new, 11)
     assert story.book.reserved_qty("alice", "AAPL") == 11
     assert story.book.available_qty("alice", "AAPL") == 5
+
+
+def test_the_broker_may_say_another_quantity_than_the_desk_thought(story: Story):
+    """What it says counts, for the quantity and in proportion for the cash."""
+    old = story.buy(10, reserved=1000)
+    story.accept(old)
+    new = story.replace(old, 10, reserved=1000)
+    story.replaced(old, new, 12)
+    assert story.book.open_qty("alice", "AAPL", Side.BUY) == 12
+    assert story.book.reserved_cash("alice") == 1200
+
+
+def test_cash_for_fills_told_after_a_replace_stays_reserved(story: Story):
+    """The reservation is that of all that may still be executed, by either order, and shrinks with each fill."""
+    old = story.buy(10, reserved=1000)
+    story.accept(old)
+    new = story.replace(old, 10, reserved=1000)
+    story.replaced(old, new, 7)
+    assert story.book.reserved_cash("alice") == 1000
+    story.fill(old, 3, 100)
+    assert story.book.reserved_cash("alice") == 700
+    assert story.order(new).reserved_cash == 700
 
 
 def test_fills_told_after_a_replace_stay_reserved_until_then(story: Story):
