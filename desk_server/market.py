@@ -5,58 +5,30 @@ event loop are then written to the tape together, and delivered together.
 """
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime, timedelta
-from decimal import Decimal
-from itertools import islice
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 
-import msgspec
 import structlog
-from msgspec import Struct
 
 from desk_server.clock import Clock
 from desk_server.domain import Quote, Symbol
-from desk_server.lines import BadLine, Head, decode_head, parse
+from desk_server.lines import BadLine, decode_head, parse
+from desk_server.quotes import Quotes
+from desk_server.recent import Recent
 from desk_server.sinks import BUFFERED_BYTES_LOW, QueueSink, Sink
-from desk_server.subscriptions import Group, Line, Mode, Subscription, Symbols, select
+from desk_server.subscriptions import Group, Line, Mode, Subscription, Symbols
 from desk_server.tape import Tape, TapeError, seq_of
 
 log = structlog.get_logger()
 
 KEEP_ALIVE_S = 15.0
-# Only these types of line say what a symbol is worth now.
-PRICED = frozenset({"quote", "trade", "bar"})
-# Of these a reader who cannot keep up gets the newest one only.
-CONFLATED = frozenset({"quote", "trade"})
-# A trade or a bar keeps the bid and ask of a quote that is no older than this, in market time.
-QUOTE_KEPT = timedelta(seconds=60)
-# Of all other types a reader who cannot keep up gets this many at most.
-_KEPT_PER_READER = 4096
-_KEPT_LINES = 4 * _KEPT_PER_READER
 # What publishers may pile up within one turn of the loop.
 _BATCH_LINES_MAX = 1000
 _BATCH_BYTES_MAX = 128 * 2**10
-_PIECE_LINES = 512
 _BAD_LOG_S = 60.0
 _NEVER_S = float("-inf")
 
 Tap = Callable[[Quote], None]
-
-
-class _Quoted(Struct, frozen=True, gc=False):
-    bid: Decimal | None
-    ask: Decimal | None
-    bid_size: Decimal | None
-    ask_size: Decimal | None
-    at: datetime
-
-
-class _SymbolOnly(Struct, gc=False):
-    symbol: str
-
-
-_symbol = msgspec.json.Decoder(_SymbolOnly)
 
 
 class Hub:
@@ -68,17 +40,10 @@ class Hub:
         self.bad_lines = 0
         self.taps: list[Tap] = []
         self.subscriptions: set[Subscription] = set()
-        self.delivered_seq = tape.last_seq
         self._tape = tape
         self._clock = clock
-        self._ring: list[Line | None] = [None] * lines_kept
-        self._ring_first = tape.last_seq + 1
-        self._quotes: dict[Symbol, Quote] = {}
-        self._quoted: dict[Symbol, _Quoted] = {}
-        self._newest: dict[tuple[str, str], Line] = {}
-        self._kept: deque[Line] = deque(maxlen=_KEPT_LINES)
-        self._counts: defaultdict[str, int] = defaultdict(int)
-        self._delivered = 0
+        self._recent = Recent(tape, lines_kept)
+        self._quotes = Quotes()
         self._batch: list[Line] = []
         self._batch_bytes = 0
         self._scheduled = False
@@ -88,7 +53,7 @@ class Hub:
         self._keep_alive_s = keep_alive_s
         self._timer: asyncio.TimerHandle | None = None
         self._bad_logged_s = _NEVER_S
-        self._refill()
+        self._take_up(lines_kept)
 
     # Publishing
 
@@ -112,21 +77,20 @@ class Hub:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
-        if head.type in PRICED:
-            quote = self._price(head, seq, self._clock.monotonic_s())
-            if quote is not None:
-                for tap in self.taps:
-                    tap(quote)
+        quote = self._quotes.take(head, seq, self._clock.monotonic_s())
+        if quote is not None:
+            for tap in self.taps:
+                tap(quote)
         if len(self._batch) >= _BATCH_LINES_MAX or self._batch_bytes >= _BATCH_BYTES_MAX:
             self._deliver()
         return seq
 
     def latest(self, symbol: Symbol) -> Quote | None:
-        return self._quotes.get(symbol)
+        return self._quotes.latest(symbol)
 
     def quotes(self) -> dict[Symbol, Quote]:
         """The newest quote of every symbol seen. Those from before a restart were received at minus infinity."""
-        return dict(self._quotes)
+        return self._quotes.all()
 
     def problem(self) -> str:
         return self._tape.problem()
@@ -140,7 +104,9 @@ class Hub:
         """
         self._deliver()
         group = self._join(symbols, sink)
-        subscription = Subscription(self, group, sink, self._start(after), connected_at=self._clock.now())
+        subscription = Subscription(
+            self._recent, group, sink, self._start(after), connected_at=self._clock.now(), on_close=self._forget
+        )
         self.subscriptions.add(subscription)
         subscription.resume()
         if self._timer is None:
@@ -150,7 +116,7 @@ class Hub:
     def first_seq(self, after: int | None) -> int:
         """The seq that a subscription made now would begin with at the earliest."""
         self._deliver()
-        return max(self._start(after) + 1, min(self._tape.first_seq, self._ring_first))
+        return max(self._start(after) + 1, self._recent.first_seq)
 
     async def lines(self, symbols: Symbols, after: int | None) -> AsyncIterator[tuple[int, bytes]]:
         """(seq, line without its newline), within the same bounds as any subscription; ends when the hub closes."""
@@ -172,44 +138,6 @@ class Hub:
             self._timer = None
         self._tape.close()
 
-    # What subscriptions ask for: see subscriptions.Source
-
-    def count(self, symbols: Symbols) -> int:
-        return self._delivered if symbols is None else sum(self._counts.get(symbol, 0) for symbol in symbols)
-
-    def waiting(self, after: int, symbols: Symbols) -> int:
-        if symbols is None:
-            return self.delivered_seq - after
-        start = max(after, self._ring_first - 1)
-        return start - after + sum(1 for line in self._in_ring(start) if line.symbol in symbols)
-
-    def piece(self, after: int, symbols: Symbols) -> tuple[list[Line], int, int]:
-        if after + 1 < self._ring_first:
-            return self._piece_of_tape(after, symbols)
-        lines = list(islice(self._in_ring(after), _PIECE_LINES))
-        return select(lines, symbols), lines[-1].seq if lines else after, 0
-
-    def newest(self, after: int, symbols: Symbols) -> list[Line]:
-        lines = [line for line in self._newest.values() if line.seq > after]
-        for line in reversed(self._kept):
-            if line.seq <= after:
-                break
-            lines.append(line)
-        lines = sorted(select(lines, symbols), key=lambda line: line.seq)
-        surplus = sum(1 for line in lines if line.kind not in CONFLATED) - _KEPT_PER_READER
-        if surplus > 0:
-            oldest = set(islice((line.seq for line in lines if line.kind not in CONFLATED), surplus))
-            lines = [line for line in lines if line.seq not in oldest]
-        return lines
-
-    def soon(self, call: Callable[[], None]) -> None:
-        asyncio.get_running_loop().call_soon(call)
-
-    def dropped(self, subscription: Subscription, reason: str) -> None:
-        self.subscriptions.discard(subscription)
-        self._leave(subscription.group)
-        log.debug("subscription_closed", reason=reason, sent=subscription.lines_sent, missed=subscription.missed)
-
     # Below: the way of a line, in order
 
     def _drop(self, line: bytes, error: BadLine) -> None:
@@ -218,34 +146,6 @@ class Hub:
         if now_s - self._bad_logged_s >= _BAD_LOG_S:
             self._bad_logged_s = now_s
             log.warning("bad_line_dropped", error=str(error), line=repr(line[:200]), dropped_so_far=self.bad_lines)
-
-    def _price(self, head: Head, seq: int, received_s: float) -> Quote | None:
-        """The symbol's new quote; None for a line older than the one there, which changes nothing."""
-        symbol = Symbol(head.symbol)
-        old = self._quotes.get(symbol)
-        if old is not None and head.timestamp < old.at:
-            return None
-        if head.type == "quote" or head.bid is not None or head.ask is not None:
-            quoted = _Quoted(head.bid or None, head.ask or None, head.bid_size, head.ask_size, head.timestamp)
-            self._quoted[symbol] = quoted
-        else:
-            last = self._quoted.get(symbol)
-            fresh = last is not None and last.at >= head.timestamp - QUOTE_KEPT
-            quoted = last if last is not None and fresh else _Quoted(None, None, None, None, head.timestamp)
-        quote = Quote(
-            symbol=symbol,
-            price=head.price,
-            bid=quoted.bid,
-            ask=quoted.ask,
-            at=head.timestamp,
-            seq=seq,
-            received_s=received_s,
-            kind=head.type,
-            bid_size=quoted.bid_size,
-            ask_size=quoted.ask_size,
-        )
-        self._quotes[symbol] = quote
-        return quote
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -258,63 +158,29 @@ class Hub:
         data = b"".join([line.data for line in batch])
         last = batch[-1].seq
         self._tape.append(batch[0].seq, last, data)
-        touched = self._sort(batch)
-        self._delivered += len(batch)
-        self.delivered_seq = last
+        self._recent.add(batch)
         now_s = self._clock.monotonic_s()
         for group in self._for_all:
             group.write(data, len(batch), last, now_s)
-        for group in touched:
+        for group in self._sorted(batch):
             lines, group.lines = group.lines, []
             group.write(b"".join(lines), len(lines), last, now_s)
 
-    def _sort(self, batch: list[Line]) -> list[Group]:
-        """Keep the lines for those who come later; hand them to the groups of their symbols."""
-        ring, size = self._ring, len(self._ring)
+    def _sorted(self, batch: list[Line]) -> list[Group]:
+        """The groups that want some of the lines, with these lines."""
         touched = []
         for line in batch:
-            self._keep(line, ring, size)
-            self._counts[line.symbol] += 1
             for group in self._by_symbol.get(line.symbol, ()):
                 if not group.lines:
                     touched.append(group)
                 group.lines.append(line.data)
-        self._ring_first = max(self._ring_first, batch[-1].seq - size + 1)
         return touched
-
-    def _keep(self, line: Line, ring: list[Line | None], size: int) -> None:
-        ring[line.seq % size] = line
-        if line.kind in CONFLATED:
-            self._newest[line.symbol, line.kind] = line
-        else:
-            self._kept.append(line)
-
-    def _in_ring(self, after: int) -> Iterator[Line]:
-        ring, size = self._ring, len(self._ring)
-        for seq in range(max(after + 1, self._ring_first), self.delivered_seq + 1):
-            line = ring[seq % size]
-            assert line is not None
-            yield line
-
-    def _piece_of_tape(self, after: int, symbols: Symbols) -> tuple[list[Line], int, int]:
-        try:
-            piece = self._tape.read(after)
-        except (OSError, ValueError) as error:
-            log.error("tape_read_failed", error=str(error), after=after)
-            piece = None
-        if piece is None or piece.first > max(self._ring_first, after + 1):
-            return [], self._ring_first - 1, self._ring_first - 1 - after
-        lines = [
-            Line(seq, "" if symbols is None else _symbol.decode(data).symbol, "", data)
-            for seq, data in enumerate(piece.data.splitlines(keepends=True), piece.first)
-            if seq > after
-        ]
-        return select(lines, symbols), piece.last, piece.first - 1 - after
 
     # Groups, keep-alive, restart
 
     def _start(self, after: int | None) -> int:
-        return self.delivered_seq if after is None else min(max(after, 0), self.delivered_seq)
+        newest = self._recent.delivered_seq
+        return newest if after is None else min(max(after, 0), newest)
 
     def _join(self, symbols: Symbols, sink: Sink) -> Group:
         key = (symbols, type(sink).frame)
@@ -340,6 +206,11 @@ class Hub:
                 if not self._by_symbol[symbol]:
                     del self._by_symbol[symbol]
 
+    def _forget(self, subscription: Subscription, reason: str) -> None:
+        self.subscriptions.discard(subscription)
+        self._leave(subscription.group)
+        log.debug("subscription_closed", reason=reason, sent=subscription.lines_sent, missed=subscription.missed)
+
     def _tick(self) -> None:
         """Keep silent connections alive; give those a push whose sink did not say that it has room again."""
         now_s = self._clock.monotonic_s()
@@ -351,26 +222,17 @@ class Hub:
                 subscription.resume()
         self._timer = asyncio.get_running_loop().call_later(self._keep_alive_s / 15, self._tick)
 
-    def _refill(self) -> None:
-        """Take up where the last run ended. Its quotes are shown, but too old to trade on."""
-        expected = 0
+    def _take_up(self, lines_kept: int) -> None:
+        """Go on where the last run ended. Its quotes are shown, but too old to trade on."""
+        seq = 0
         try:
-            for data in self._tape.tail(len(self._ring)):
-                line = self._remember(data)
-                if line.seq != expected:
-                    self._ring_first = line.seq
-                expected = line.seq + 1
+            for data in self._tape.tail(lines_kept):
+                seq = seq_of(data)
+                head = decode_head(data)
+                self._recent.add([Line(seq, head.symbol, head.type, data)])
+                self._quotes.take(head, seq, _NEVER_S)
+                if self.last_at is None or head.timestamp > self.last_at:
+                    self.last_at = head.timestamp
         except (OSError, ValueError) as error:
-            raise TapeError(f"The tape is damaged near line {expected}: {error}. Move the directory away.") from error
-        if expected != self.last_seq + 1:
-            self._ring_first = self.last_seq + 1
-
-    def _remember(self, data: bytes) -> Line:
-        head = decode_head(data)
-        line = Line(seq_of(data), head.symbol, head.type, data)
-        self._keep(line, self._ring, len(self._ring))
-        if self.last_at is None or head.timestamp > self.last_at:
-            self.last_at = head.timestamp
-        if head.type in PRICED:
-            self._price(head, line.seq, _NEVER_S)
-        return line
+            raise TapeError(f"The tape is damaged behind line {seq}: {error}. Move its directory away.") from error
+        self._recent.skip_to(self.last_seq)

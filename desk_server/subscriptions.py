@@ -4,8 +4,9 @@ Live subscribers of the same symbols form a Group that shares its bytes; a subsc
 nothing per line: it remembers how far it got, and what it is sent next is worked out when it can take more.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -31,7 +32,7 @@ class Line(Struct, frozen=True, gc=False):
 
 
 class Source(Protocol):
-    """What a subscription asks the hub for."""
+    """Where the lines come from that are not live: see recent.py."""
 
     @property
     def delivered_seq(self) -> int:
@@ -53,10 +54,6 @@ class Source(Protocol):
     def newest(self, after: int, symbols: Symbols) -> list[Line]:
         """What is left of the lines behind `after` for a reader who could not keep up, in order of seq."""
         ...
-
-    def soon(self, call: Callable[[], None]) -> None: ...
-
-    def dropped(self, subscription: "Subscription", reason: str) -> None: ...
 
 
 class Group:
@@ -110,7 +107,16 @@ class Mode(StrEnum):
 class Subscription:
     """`lines_sent`, `missed` (lines left out), `last_seq` (sent last; 0: none) and `connected_at` are for showing."""
 
-    def __init__(self, source: Source, group: Group, sink: Sink, after: int, *, connected_at: datetime) -> None:
+    def __init__(
+        self,
+        source: Source,
+        group: Group,
+        sink: Sink,
+        after: int,
+        *,
+        connected_at: datetime,
+        on_close: Callable[["Subscription", str], None],
+    ) -> None:
         self.sink = sink
         self.group = group
         self.symbols = group.symbols
@@ -120,6 +126,7 @@ class Subscription:
         self.last_seq = 0
         self.mode = Mode.RESUMING
         self._source = source
+        self._on_close = on_close
         # Every line up to here was sent, is staged, or was counted as missed.
         self._position = after
         self._target = source.delivered_seq
@@ -140,7 +147,7 @@ class Subscription:
         """The sink has room again."""
         if self.mode in (Mode.RESUMING, Mode.BEHIND) and not self._scheduled:
             self._scheduled = True
-            self._source.soon(self._advance)
+            asyncio.get_running_loop().call_soon(self._advance)
 
     def fall_behind(self) -> None:
         """Too much waits in the sink: write nothing more until it has room."""
@@ -157,8 +164,8 @@ class Subscription:
         self.group.live.discard(self)
         self.group.telling.discard(self)
         self._staged.clear()
-        self._source.dropped(self, reason)
         self.sink.close(reason)
+        self._on_close(self, reason)
 
     def told(self, data: bytes) -> bytes:
         """The lines, the first of which says how many were left out before it, if any were."""
@@ -228,7 +235,3 @@ def with_missed(data: bytes, missed: int) -> bytes:
     """`data` with `"missed":n` put into its first line, behind the seq."""
     comma = data.index(b",")
     return b'%b,"missed":%d%b' % (data[:comma], missed, data[comma:])
-
-
-def select(lines: Iterable[Line], symbols: Symbols) -> list[Line]:
-    return list(lines) if symbols is None else [line for line in lines if line.symbol in symbols]

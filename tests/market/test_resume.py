@@ -22,7 +22,7 @@ def publish(hub, first: int, last: int) -> None:
 
 
 async def settled(hub) -> None:
-    await until(lambda: hub.delivered_seq == hub.last_seq)
+    await until(lambda: hub._recent.delivered_seq == hub.last_seq)
 
 
 @pytest.mark.parametrize("after", [0, 1, 999, 4500, 4999])

@@ -5,7 +5,7 @@ import asyncio
 from market_room import hub_in, line, room_with, until
 
 from desk_server import sinks
-from desk_server.market import _KEPT_PER_READER as BARS_KEPT
+from desk_server.recent import _KEPT_PER_READER as BARS_KEPT
 from desk_server.subscriptions import Mode
 
 PADDING = "x" * 400
@@ -26,7 +26,7 @@ async def publish(room, numbers, **fields) -> None:
         room.hub.publish(line(number, **fields))
         if number % 50 == 0:
             await asyncio.sleep(0)
-    await until(lambda: room.hub.delivered_seq == room.hub.last_seq)
+    await until(lambda: room.hub._recent.delivered_seq == room.hub.last_seq)
 
 
 async def test_quotes_conflate_and_the_count_is_exact(tmp_path):
