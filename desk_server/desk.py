@@ -56,6 +56,9 @@ from desk_server.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
+# How long acceptances may take to be written when the desk closes; the next start would ask for them again.
+_LAST_WRITES_S = 2.0
+
 
 class Desk:
     def __init__(
@@ -85,6 +88,9 @@ class Desk:
         self._in_flight: dict[tuple[UserId, str], asyncio.Future[Order]] = {}
         self._being_replaced: set[OrderId] = set()
         self._being_canceled: set[OrderId] = set()
+        # Answered as accepted, and about to be folded as such.
+        self._accepted: dict[OrderId, Order] = {}
+        self._writing: set[asyncio.Task[None]] = set()
         self._resolver = Resolver(self)
         self._state = "the desk is starting"
 
@@ -208,14 +214,34 @@ class Desk:
             order = await self._outcome(OrderUnknown(at=self.clock.now(), order_id=order.order_id, reason=str(silence)))
             self._resolver.take(order.order_id)
             return order
-        order = await self._outcome(_accepted(order.order_id, ack, self.clock.now()))
-        if order.cancel_requested and order.state.is_open:
-            with contextlib.suppress(DeskError):  # filled meanwhile, and the order says so
-                await self._cancel_at_broker(order)
-        return self.book.orders[order.order_id]
+        return self._accept(order, ack)
+
+    def _accept(self, order: Order, ack: Ack) -> Order:
+        """The broker has it, and would say so again under the order's name: the answer need not wait until that
+        is written down. Until it is, `order` shows what was answered.
+        """
+        event = _accepted(order.order_id, ack, self.clock.now())
+        shown = changed(
+            self.book.orders[order.order_id],
+            state=State.LIVE,
+            broker_status=ack.status,
+            broker_order_id=ack.broker_order_id,
+            updated_at=event.at,
+        )
+        self._accepted[order.order_id] = shown
+        writing = asyncio.create_task(self._write_acceptance(event))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        return shown
+
+    async def _write_acceptance(self, event: OrderAccepted) -> None:
+        await self.keeper.record_stubbornly(event)
+        self._accepted.pop(event.order_id, None)
+        if self.book.orders[event.order_id].cancel_requested:
+            self._resolver.take(event.order_id)
 
     async def _outcome(self, event: OrderAccepted | OrderRejected | OrderUnknown | OrderNotSent) -> Order:
-        """The broker has been called, so this must be written down, however long the ledger takes."""
+        """The broker has been asked, so this must be written down, however long the ledger takes."""
         await self.keeper.record_stubbornly(event)
         return self.book.orders[event.order_id]
 
@@ -361,7 +387,7 @@ class Desk:
 
     def order(self, who: Identity, order_id: str) -> Order:
         """Raises DeskError NOT_FOUND; another user's order is not found either."""
-        order = self.book.orders.get(OrderId(order_id))
+        order = self._accepted.get(OrderId(order_id)) or self.book.orders.get(OrderId(order_id))
         if order is None or not who.may_see(order.user):
             raise DeskError(Code.NOT_FOUND, f"you have no order {order_id[:64]!r}: list your orders for their ids")
         return order
@@ -404,6 +430,10 @@ class Desk:
         self._state = "the desk is shutting down"
         await self._resolver.close()
         await self.broker.close()
+        if self._writing:
+            _, late = await asyncio.wait(self._writing, timeout=_LAST_WRITES_S)
+            for writing in late:
+                writing.cancel()
         await self.keeper.close()
 
 

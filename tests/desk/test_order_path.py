@@ -216,6 +216,24 @@ async def test_a_cancel_that_overtakes_the_acceptance_still_cancels(run):
     await run.ended(order, "canceled")
 
 
+async def test_what_was_answered_is_what_is_shown(run):
+    """The answer does not wait until the acceptance is written; whoever asks for the order sees it all the same."""
+    order = await run.desk.place(ALICE, BID)
+    assert order.status == "new"
+    assert run.desk.order(ALICE, order.order_id) == order
+    await run.until(lambda: run.now(order).state is State.LIVE)
+    assert run.now(order) == order
+
+
+async def test_a_cancel_right_behind_the_answer_cancels(run):
+    """Even while the acceptance is still being written."""
+    orders = [await run.desk.place(ALICE, BID) for _ in range(5)]
+    for order in orders:
+        await run.desk.cancel(ALICE, order.order_id)
+    for order in orders:
+        await run.ended(order, "canceled")
+
+
 async def test_cancel_all_cancels_what_is_open_and_one_s_own(run):
     """Only the caller's open orders, only in the symbols named."""
     mine = [await run.desk.place(ALICE, replace(BID, symbol=Symbol(symbol))) for symbol in ("AAPL", "SPY")]
@@ -271,7 +289,7 @@ async def test_a_replace_that_costs_more_than_there_is_is_refused(run):
     """The old order stands and its reservation with it."""
     old = await run.desk.place(ALICE, BID)
     await refused(Code.BUYING_POWER, run.desk.replace(ALICE, old.order_id, OrderChange(qty=D(1060))))
-    assert run.now(old).state is State.LIVE
+    assert run.desk.order(ALICE, old.order_id).state is State.LIVE
     assert run.desk.book.reserved_cash("alice") == D(950)
     bigger = await run.desk.replace(ALICE, old.order_id, OrderChange(qty=D(1050)))
     assert run.desk.book.reserved_cash("alice") == D(99_750)
