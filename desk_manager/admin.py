@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +16,9 @@ from desk_manager.errors import DeskUnreachable, ManagerError
 from desk_manager.settings import Settings
 
 TIMEOUT_S = 10.0
+
+# A deployment's id becomes a directory's name, and a token a header.
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+=-]{0,255}")
 
 Deployment = Mapping[str, Any]
 
@@ -70,7 +77,10 @@ class DeskAdmin:
         if answer.status_code not in (200, 201):
             raise self._refused(answer)
         content = self._object(answer)
-        return str(content["deployment"]["deployment_id"]), str(content["token"])
+        deployment_id, token = str(content["deployment"]["deployment_id"]), str(content["token"])
+        if not _WORD.fullmatch(deployment_id) or not _WORD.fullmatch(token):
+            raise ManagerError("the desk gave an id or a token that is none", "look at the desk's version and log")
+        return deployment_id, token
 
     def revoke(self, deployment_id: str) -> None:
         """End a deployment's token; one that is not there any more is fine."""
@@ -99,11 +109,11 @@ class DeskAdmin:
         if not self._token:
             path = self._settings.admin_token_file
             try:
-                self._token = path.read_text(encoding="ascii").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                found = self._read_elsewhere()
-                if not found:
-                    why = error.strerror if isinstance(error, OSError) else "it is not text"
+                self._token = _read_token(path)
+            except OSError as error:
+                found = self._read_elsewhere() if isinstance(error, PermissionError) else None
+                if not found or not _WORD.fullmatch(found.strip()):
+                    why = error.strerror or str(error)
                     raise DeskUnreachable(
                         f"the admin token {path} cannot be read: {why}",
                         "start the desk once (it makes the file), run this as the same user, "
@@ -130,3 +140,17 @@ class DeskAdmin:
             f"the desk refused: {content.get('code', answer.status_code)}: {content.get('message', '')}",
             "do as the desk says, and look at its log",
         )
+
+
+def _read_token(path: Path) -> str:
+    """The token in this file. Raises OSError, also for what is no token: it will be sent to the desk.
+
+    The desk's server may own the directory, so neither a link nor another kind of file is followed there.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        raw = file.read(1024) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    token = raw.decode("ascii", "replace").strip()
+    if not _WORD.fullmatch(token):
+        raise OSError("it holds no token")
+    return token

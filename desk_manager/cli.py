@@ -110,7 +110,7 @@ def _restart(options: argparse.Namespace, chosen: Settings) -> ExitCode:
 
 def _stop(options: argparse.Namespace, chosen: Settings) -> ExitCode:
     runtime = _runtime(chosen)
-    deployer = Deployer(chosen, runtime, _desk(chosen, runtime))
+    deployer = Deployer(chosen, runtime, _desk(chosen, runtime), _complain)
     if options.targets:
         names = [path.name for path in folders.choose(options.targets, chosen.strategies_dir)]
         for name in names:
@@ -136,7 +136,7 @@ def _validate(options: argparse.Namespace, chosen: Settings) -> ExitCode:
 def _status(options: argparse.Namespace, chosen: Settings) -> ExitCode:
     runtime = _runtime(chosen)
     desk = _desk(chosen, runtime)
-    board, deployer = Board(chosen, runtime, desk), Deployer(chosen, runtime, desk)
+    board, deployer = Board(chosen, runtime, desk), Deployer(chosen, runtime, desk, _complain)
 
     def look() -> tuple[object, str]:
         deployer.tend(revive=False)
@@ -228,7 +228,7 @@ def _ready(chosen: Settings) -> tuple[Runtime, Deployer]:
     if not ready.get("ready"):
         reasons = "; ".join(map(str, ready.get("reasons") or ["it does not say why"]))
         _complain(f"the desk is not ready for orders yet: {reasons}")
-    return runtime, Deployer(chosen, runtime, desk)
+    return runtime, Deployer(chosen, runtime, desk, _complain)
 
 
 def _runtime(chosen: Settings) -> Runtime:

@@ -44,8 +44,11 @@ class Outcome:
 class Deployer:
     """Does the manager's work on one desk and one runtime."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, desk: DeskAdmin) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Runtime, desk: DeskAdmin, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._settings = settings
+        self._say = say
         self._runtime = runtime
         self._desk = desk
         self._seen = status.Deployments(desk)
@@ -200,7 +203,7 @@ class Deployer:
 
     def _check_socket(self) -> None:
         socket = self._settings.socket_dir / "desk.sock"
-        if not socket.is_socket():
+        if socket.parent.is_symlink() or not socket.is_socket():
             raise DeskUnreachable(
                 f"the desk's socket {socket} is not there; strategies have no network and need it",
                 "start the desk on this machine, with the same DESK_RUN_DIR",
@@ -226,9 +229,19 @@ class Deployer:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         """One manager at a time changes what runs from this run directory."""
-        self._settings.run_dir.mkdir(parents=True, exist_ok=True)
-        with open(self._settings.run_dir / "manager.lock", "a", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        directory = self._settings.manager_dir
+        directory.mkdir(parents=True, exist_ok=True)
+        if directory.is_symlink() or directory.stat().st_uid not in (0, os.geteuid()):
+            raise ManagerError(
+                f"{directory} belongs to somebody else, who could change what is run from there",
+                "set DESK_MANAGER_DIR to a directory of your own",
+            )
+        with open(directory / "manager.lock", "a", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._say("another strategy_manager is at work here; waiting for it …")
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 

@@ -27,7 +27,9 @@ class ManagerError(Exception):
         self.strategy = strategy
 
     def __str__(self) -> str:
-        who = f"{self.strategy}: " if self.strategy else ""
+        # A folder may have any name; what is printed may not.
+        sound = self.strategy.isprintable() and self.strategy.isascii()
+        who = f"{self.strategy if sound else ascii(self.strategy)}: " if self.strategy else ""
         return f"{who}{self.cause}\n    Next: {self.next_step}"
 
 

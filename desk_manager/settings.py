@@ -21,7 +21,7 @@ HELP = {
     "DESK_RUN_DIR": "the runtime directory shared with the desk (default: run)",
     "DESK_ADMIN_TOKEN_FILE": "the file with the desk's admin token (default: admin.token in DESK_RUN_DIR)",
     "DESK_RUNTIME": "docker or process (default: docker)",
-    "DESK_SOCKET_GID": "group of the desk's socket directory where it is not there yet (default: 20000)",
+    "DESK_MANAGER_DIR": "the manager's own directory: staged code, tokens, logs (default: DESK_RUN_DIR)",
 }
 
 
@@ -35,7 +35,8 @@ class Settings:
     server_url: str
     admin_token_file: Path
     runtime: str
-    socket_gid: int
+    # Ours alone: staged code, tokens, logs.
+    manager_dir: Path
     project_dir: Path = PROJECT_DIR
 
     @property
@@ -45,15 +46,15 @@ class Settings:
 
     @property
     def staged_dir(self) -> Path:
-        return self.run_dir / "staged"
+        return self.manager_dir / "staged"
 
     @property
     def deployments_dir(self) -> Path:
-        return self.run_dir / "deployments"
+        return self.manager_dir / "deployments"
 
     @property
     def logs_dir(self) -> Path:
-        return self.run_dir / "logs"
+        return self.manager_dir / "logs"
 
     def log_file(self, strategy: str) -> Path:
         return self.logs_dir / f"{strategy}.log"
@@ -69,9 +70,6 @@ def from_env(env: Mapping[str, str] | None = None, runtime: str | None = None) -
     chosen = runtime or env.get("DESK_RUNTIME") or "docker"
     if chosen not in RUNTIMES:
         raise UsageError(f"DESK_RUNTIME is {chosen!r}", f"use one of: {', '.join(RUNTIMES)}")
-    gid = env.get("DESK_SOCKET_GID") or "20000"
-    if not gid.isdecimal() or not 0 < int(gid) < 2**31:
-        raise UsageError(f"DESK_SOCKET_GID is {gid!r}, not a group's number", "use a number above 0, as 20000")
     url = env.get("DESK_SERVER_URL") or f"unix://{run_dir / 'desk' / 'desk.sock'}"
     if not url.startswith(("unix:///", "http://", "https://")):
         raise UsageError(f"DESK_SERVER_URL is {url!r}", "use unix:///path/to/desk.sock or http://host:port")
@@ -82,8 +80,21 @@ def from_env(env: Mapping[str, str] | None = None, runtime: str | None = None) -
         server_url=url.rstrip("/"),
         admin_token_file=_path(env, "DESK_ADMIN_TOKEN_FILE", run_dir / "admin.token"),
         runtime=chosen,
-        socket_gid=int(gid),
+        manager_dir=_path(env, "DESK_MANAGER_DIR", _own_dir(run_dir)),
     )
+
+
+def _own_dir(run_dir: Path) -> Path:
+    """`run`, or `run-manager` beside it where the desk's server has an account of its own.
+
+    A directory that the server owns is one where it could put a link in the place of ours, and have us write
+    or mount what it likes.
+    """
+    try:
+        owner = run_dir.stat().st_uid
+    except FileNotFoundError:
+        return run_dir
+    return run_dir if owner in (0, os.geteuid()) else run_dir.with_name(run_dir.name + "-manager")
 
 
 def _path(env: Mapping[str, str], name: str, default: Path) -> Path:

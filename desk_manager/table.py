@@ -37,7 +37,7 @@ def render(rows: Sequence[Row], notice: str = "") -> RenderableType:
     table.add_column("LAST ERROR", overflow="fold")
     for row in rows:
         table.add_row(
-            row.strategy[:63],
+            Text(logs.printable(row.strategy.encode("utf-8", "replace"))),
             row.user,
             Text(row.state, _STYLES[row.state]),
             span(row.uptime_s),

@@ -77,7 +77,7 @@ class DockerRuntime:
         }
         mine = f"{self._settings.run_dir}\0"
         named = {name.removeprefix(mine): uid for name, uid in in_use.items()}
-        uid = uids.allocate(self._settings.run_dir / "uids.json", strategy, named)
+        uid = uids.allocate(self._settings.manager_dir / "uids.json", strategy, named)
         return uid, uid
 
     def instances(self) -> dict[str, Instance]:

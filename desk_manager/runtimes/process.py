@@ -1,7 +1,7 @@
 """Strategies as plain local processes: for a machine without an engine, and for one's own code only. NO SANDBOX.
 
 Each strategy has a supervisor process (`supervisor`) which restarts it and writes what it knows to
-`run/processes/<strategy>.json`. That file is believed only as far as /proc confirms it: a process is ours when
+`processes/<strategy>.json`. That file is believed only as far as /proc confirms it: a process is ours when
 its pid and its start time are the ones written down.
 """
 
@@ -36,7 +36,7 @@ class ProcessRuntime:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._dir = settings.run_dir / "processes"
+        self._dir = settings.manager_dir / "processes"
 
     def check(self) -> None:
         if not Path("/proc/self/stat").exists():

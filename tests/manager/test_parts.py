@@ -149,8 +149,6 @@ def test_a_fresh_log_is_no_link_and_keeps_the_last_one(tmp_path):
     "env",
     [
         {"DESK_RUNTIME": "podman"},
-        {"DESK_SOCKET_GID": "0"},
-        {"DESK_SOCKET_GID": "x"},
         {"DESK_SERVER_URL": "localhost:80"},
     ],
 )
