@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 from desk_server.events import AnyEvent, can_be_asked_again
 from desk_server.ledger import DuplicateEvent, LedgerUnavailable, Stored
-from desk_server.ledger.sqlite_file import START_HASH, Columns, Row, checked_rows, columns_of, connect, take, verify
+from desk_server.ledger.sqlite_file import Columns, Row, checked_rows, columns_of, connect, last_of, take, verify
 
 log = logging.getLogger(__name__)
 
 # One commit takes at most this many events, so that the loop is not blocked for long when it folds them.
-BATCH_MAX = 2000
+BATCH_MAX = 500
 # More events than this waiting for the disk: new ones are refused at once.
 WAITING_MAX = 100_000
 _INSERT = "INSERT INTO events (seq, at, kind, user, order_id, dedupe, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -74,10 +74,11 @@ class SqliteLedger:
         self._lock_fd = take(path)
         try:
             self._connection = connect(path)
-            self._seq, self._hash = self._last()
         except BaseException:
             os.close(self._lock_fd)
             raise
+        # Where the chain goes on: the last event's.
+        self._seq, self._hash = last_of(self._connection)
 
     def open(self, on_committed: Callable[[Sequence[Stored]], None]) -> None:
         """Start the writer thread; see the protocol. Where `on_committed` raises, the ledger takes no more."""
@@ -136,10 +137,6 @@ class SqliteLedger:
             return f"{self._waiting} events wait for the disk, which cannot keep up: try again later"
         return ""
 
-    def _last(self) -> tuple[int, bytes]:
-        row = self._connection.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        return (int(row[0]), bytes(row[1])) if row else (0, START_HASH)
-
     # The writer thread
 
     def _write(self) -> None:
@@ -147,8 +144,7 @@ class SqliteLedger:
         while is_open:
             batch, is_open = self._gather()
             if batch:
-                stored, outcomes = self._store(batch)
-                self._tell(stored, outcomes)
+                self._tell(*self._store_safely(batch))
         self._let_go()
 
     def _gather(self) -> tuple[list[_Call], bool]:
@@ -166,6 +162,16 @@ class SqliteLedger:
             except queue.Empty:
                 return batch, True
         return batch, False
+
+    def _store_safely(self, batch: list[_Call]) -> tuple[list[Stored], list[_Outcome]]:
+        try:
+            return self._store(batch)
+        except Exception:
+            # A bug, or no memory: whoever waits must hear of it, and nothing may be stored on top.
+            log.critical("the ledger's writer failed", exc_info=True)
+            self._broken = "the ledger's writer failed, see the log: restart the desk"
+            self._roll_back()
+            return [], [(call, LedgerUnavailable(self._broken)) for call in batch]
 
     def _store(self, batch: list[_Call]) -> tuple[list[Stored], list[_Outcome]]:
         if self._broken or self._unfolded:

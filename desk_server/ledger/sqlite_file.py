@@ -18,7 +18,7 @@ from desk_server.ledger.schema import APPLICATION_ID, MIGRATIONS
 # What the first event's hash covers in the place of a hash before it.
 START_HASH = bytes(32)
 # The write-ahead log is copied into the file when it has grown to so many pages (of 4 KiB).
-_CHECKPOINT_PAGES = 4000
+_CHECKPOINT_PAGES = 1000
 _READ_PAGE = 1000
 _SELECT = "SELECT seq, at, kind, user, order_id, dedupe, body, hash FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 
@@ -57,13 +57,12 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         is_new = not path.exists() or path.stat().st_size == 0
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        path.chmod(0o600)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
     except (OSError, sqlite3.Error) as error:
         raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from error
     try:
         _prepare(connection, path, is_new)
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         connection.close()
         if getattr(error, "sqlite_errorname", "") == "SQLITE_NOTADB":
             raise _not_a_ledger(path) from error
@@ -85,6 +84,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, is_new: bool) -> None:
             f"the ledger {path} was written by a newer desk (schema {version}, this one knows {len(MIGRATIONS)}): "
             "install that version"
         )
+    path.chmod(0o600)
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise LedgerUnavailable(f"the ledger {path} lies where SQLite cannot keep a write-ahead log: use a local disk")
@@ -93,6 +93,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, is_new: bool) -> None:
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
         connection.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")
+    last_of(connection)
     if is_new:
         _sync_directory(path.parent)
 
@@ -121,6 +122,23 @@ def columns_of(event: AnyEvent, body: bytes | None = None) -> Columns:
         dedupe_key(event),
         encode(event) if body is None else body,
     )
+
+
+def last_event(path: Path) -> tuple[int, bytes]:
+    """Seq and hash of the last event (0 and zeros when there is none); to compare with what a backup knows.
+
+    Raises LedgerUnavailable for what cannot be read as a ledger.
+    """
+    try:
+        with contextlib.closing(_connect_to_read(path)) as connection:
+            return last_of(connection)
+    except sqlite3.Error as error:
+        raise LedgerUnavailable(f"{path} cannot be read as a desk's ledger: {error}") from error
+
+
+def last_of(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    row = connection.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+    return (int(row[0]), bytes(row[1])) if row else (0, START_HASH)
 
 
 def verify(path: Path) -> int | None:

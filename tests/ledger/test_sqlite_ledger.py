@@ -12,7 +12,9 @@ import pytest
 from ledger_story import AT, Open, executed, intended, opened
 
 from desk_server.events import OrderAccepted
-from desk_server.ledger import LedgerUnavailable
+from desk_server.ledger import LedgerUnavailable, sqlite_file
+from desk_server.ledger.__main__ import main as check
+from desk_server.ledger.schema import MIGRATIONS
 from desk_server.ledger.sqlite import SqliteLedger, verify
 
 Make = Callable[..., SqliteLedger]
@@ -99,11 +101,13 @@ async def test_another_file_is_left_alone(tmp_path: Path, make_file: Callable[[P
     """What is not a desk's ledger is refused, untouched, and not kept locked."""
     path = tmp_path / "desk.db"
     make_file(path)
+    path.chmod(0o755)
     before = path.read_bytes() if path.is_file() else None
     for _ in range(2):
         with pytest.raises(LedgerUnavailable, match=message):
             SqliteLedger(path)
     assert (path.read_bytes() if path.is_file() else None) == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
 async def test_a_newer_desks_ledger_is_refused(make_sqlite: Make):
@@ -113,6 +117,33 @@ async def test_a_newer_desks_ledger_is_refused(make_sqlite: Make):
     sql(ledger.path, "PRAGMA user_version = 99")
     with pytest.raises(LedgerUnavailable, match=r"newer desk \(schema 99, this one knows 1\)"):
         make_sqlite()
+
+
+async def test_an_older_ledger_is_brought_up_to_date(make_sqlite: Make, monkeypatch: pytest.MonkeyPatch):
+    """Each step once, whole or not at all: one that fails leaves the ledger as it was for the old desk."""
+    ledger = Open(make_sqlite()).ledger
+    await ledger.append(executed("e1"))
+    await ledger.close()
+    broken = (*MIGRATIONS, "CREATE TABLE more (a); CREATE TABLE events (b);")
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", broken)
+    with pytest.raises(LedgerUnavailable, match="cannot be opened: table events already exists"):
+        make_sqlite()
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", (*MIGRATIONS, "CREATE TABLE more (a);"))
+    newer = Open(make_sqlite()).ledger
+    assert await newer.append(executed("e2")) == 2
+    await newer.close()
+    assert [row[0] for row in query(ledger.path, "SELECT count(*) FROM more")] == [0]
+    make_sqlite()
+
+
+async def test_a_writer_that_fails_tells_whoever_waits(make_sqlite: Make, monkeypatch: pytest.MonkeyPatch):
+    """Even an error that nobody thought of leaves no caller waiting for ever, and no later append a chance."""
+    ledger = Open(make_sqlite()).ledger
+    monkeypatch.setattr(ledger, "_insert_together", None)
+    for name in ("e1", "e2"):
+        with pytest.raises(LedgerUnavailable, match="see the log: restart the desk"):
+            await ledger.append(executed(name))
+    assert list(ledger.read()) == []
 
 
 async def test_events_are_never_changed_or_deleted(make_sqlite: Make):
@@ -289,6 +320,28 @@ async def test_closing_leaves_one_file_with_everything(make_sqlite: Make):
     assert verify(copy) is None
 
 
+async def test_the_command_checks_a_ledger_in_use(make_sqlite: Make, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Whole: 0 and the last hash; damaged: 1 and where; no ledger: 2."""
+    ledger = Open(make_sqlite()).ledger
+    await ledger.append(*(executed(number) for number in range(3)))
+    assert check([str(ledger.path)]) == 0
+    assert f"3 events, all as they were written; the last one's hash is {ledger._hash.hex()}" in capsys.readouterr().out
+    await ledger.close()
+    assert check([str(ledger.path)]) == 0
+    sql(ledger.path, "DROP TRIGGER events_are_never_deleted")
+    sql(ledger.path, "DELETE FROM events WHERE seq = 2")
+    capsys.readouterr()
+    assert check([str(ledger.path)]) == 1
+    assert "event 2 is missing or not what was written; 1 events before it are whole" in capsys.readouterr().out
+    assert check([str(tmp_path / "nothing.db")]) == check([]) == 2
+    assert not (tmp_path / "nothing.db").exists()
+
+
 def sql(path: Path, statement: str) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(statement)
+
+
+def query(path: Path, statement: str) -> list[tuple]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute(statement).fetchall()
