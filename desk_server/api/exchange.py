@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import count
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -31,6 +32,9 @@ _PROTOBUF_NAMES = frozenset({PROTOBUF, b"application/protobuf", b"application/oc
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Headers that change how a body travels; the plain route alone handles them.
 _ODD = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+
+_ids = count()
+_ids_prefix = secrets.token_hex(4).encode()
 
 log = structlog.get_logger("desk.http")
 
@@ -67,6 +71,11 @@ class Head:
         return self.content_type in _PROTOBUF_NAMES and b"json" not in self.accept
 
 
+def new_request_id() -> bytes:
+    """Unique among this desk's requests, and as good as unique among all desks'. Not a secret."""
+    return b"%b%08x" % (_ids_prefix, next(_ids) & 0xFFFFFFFF)
+
+
 def head_of(headers: Headers) -> Head:
     """Names are lower case, as ASGI has them."""
     head = Head()
@@ -88,7 +97,7 @@ def head_of(headers: Headers) -> Head:
         elif name in _ODD:
             head.odd = True
     if not head.request_id:
-        head.request_id = secrets.token_hex(8).encode()
+        head.request_id = new_request_id()
     return head
 
 

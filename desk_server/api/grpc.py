@@ -5,7 +5,6 @@ cannot be decoded is refused by the same table of errors as everything else.
 """
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 from urllib.parse import unquote
@@ -22,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from desk_server import logs
 from desk_server.api import errors, strict, wire
 from desk_server.api.auth import UNIX_PEER, Door
-from desk_server.api.exchange import BODY_BYTES_MAX, too_large
+from desk_server.api.exchange import BODY_BYTES_MAX, new_request_id, too_large
 from desk_server.api.streams import Streams
 from desk_server.api.verbs import Verbs
 from desk_server.desk import Desk
@@ -269,7 +268,7 @@ def _decoded(request: Request) -> Message:
 
 
 def _start_log(context: Context) -> str:
-    request_id = secrets.token_hex(8)
+    request_id = new_request_id().decode()
     for name, value in context.invocation_metadata() or ():
         if name == "x-request-id" and value.isascii() and value.isalnum() and len(value) <= 64:
             request_id = value
