@@ -51,8 +51,8 @@ def regroup(known: Mapping[OrderId, Order], resting: Mapping[str, Resting]) -> l
             continue
         oco = mains[0].request.order_class is OrderClass.OCO
         executed = sum((order.filled_qty for order in (*legs, *(mains if oco else ()))), ZERO)
-        left = (mains[0].request.qty or ZERO) - executed
-        groups.append(Group(None if oco else main, (main, *current) if oco else current, left))
+        whole = sum((order.filled_qty for order in mains[:-1]), mains[-1].request.qty or ZERO)
+        groups.append(Group(None if oco else main, (main, *current) if oco else current, whole - executed))
     return groups
 
 

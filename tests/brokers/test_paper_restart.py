@@ -214,3 +214,17 @@ def test_a_replaced_oco_keeps_its_new_price():
         as_ledger(loss, State.LIVE, broker_status="new"),
     )
     assert whats(market.line(105)) == ["fill", "canceled"]
+
+
+def test_exits_sell_no_more_than_their_entry_can_have_bought():
+    """Four had filled before a replace and were not written down: the entry buys six, and so do its exits sell."""
+    order, (profit, loss) = make_group("bracket", entry="limit", limit_price="95")
+    new = replace(limit("buy", "97", "6"), replaces=order.order_id)
+    market = restarted(
+        as_ledger(order, State.REPLACED, replaced_by=new.order_id),
+        as_ledger(new, State.LIVE, broker_status="new"),
+        *(as_ledger(leg, State.HELD) for leg in (profit, loss)),
+    )
+    market.line(97)
+    assert fills(market.line(110)) == [(D(6), D(110))]
+    assert market.exchange.positions() == {}
