@@ -30,13 +30,13 @@ CRASHES = "print('about to fail')\nraise ValueError('the answer is wrong')\n"
 class Ground:
     """Container names are one space per engine, so every name a test uses ends in `self.tag`."""
 
-    def __init__(self, live: bool | None = False) -> None:
+    def __init__(self, live: bool | None = False, gid: int = 20000) -> None:
         # Not pytest's tmp_path: a unix socket's path may have 108 characters at most.
         self.dir = Path(tempfile.mkdtemp(prefix="desk-test-"))
         self.run_dir, self.strategies = self.dir / "run", self.dir / "strategies"
         self.strategies.mkdir()
         self.tag = secrets.token_hex(3)
-        self.desk = FakeDesk(self.run_dir, live).start()
+        self.desk = FakeDesk(self.run_dir, live, gid).start()
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("DESK_", "DOCKER_IMAGE"))},
             "STRATEGIES_DIR": str(self.strategies),

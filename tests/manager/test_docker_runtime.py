@@ -5,11 +5,14 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.manager.ground import CRASHES, IMAGE, READS_LINES, SLEEPS, Ground, wait_until
+from desk_manager import settings
+from desk_manager.runtimes.docker import DockerRuntime
+from tests.manager.ground import CRASHES, IMAGE, PROJECT, READS_LINES, SLEEPS, Ground, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180), pytest.mark.usefixtures("image")]
 
@@ -395,3 +398,53 @@ def test_thirty_strategies_start_at_once(ground, capsys):
     with capsys.disabled():
         print(f"\n30 strategies: started in {seconds:.1f} s, stopped in {time.monotonic() - began:.1f} s, "
               f"median memory {memory:.1f} MiB")  # fmt: skip
+
+
+# Everything is imported first: Python itself may lie where only root can read.
+AS_SOMEBODY = """\
+import concurrent.futures.thread, encodings.ascii, encodings.idna, encodings.latin_1, os, shutil, sys, tarfile
+import desk_manager.cli, docker, httpx, requests, rich.live
+os.setgroups([int(sys.argv[1])]); os.setgid(12345); os.setuid(12345)
+sys.exit(desk_manager.cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="every other test runs without root already")
+def test_without_root_a_strategy_runs_as_the_caller_and_it_is_said():
+    """Only the uid of its own is missing; the rest of the sandbox holds."""
+    ground = Ground(gid=12345)
+    try:
+        ground.dir.chmod(0o755)
+        for path in (ground.dir, ground.run_dir, ground.run_dir / "admin.token"):
+            os.chown(path, 12345, 12345)
+        name = ground.write("alpha", SLEEPS)
+        group = str(os.stat("/var/run/docker.sock").st_gid)
+
+        def manager(*arguments: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-c", AS_SOMEBODY, group, *arguments]
+            return subprocess.run(command, env=ground.env, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+        started = manager("start")
+        assert started.returncode == 0, started.stderr
+        assert "your own uid 12345" in started.stderr
+        facts = inspect(name)
+        assert facts["Config"]["User"] == "12345:12345"
+        assert facts["HostConfig"]["CapDrop"] == ["ALL"] and facts["HostConfig"]["NetworkMode"] == "none"
+        assert "awake" in manager("logs", name).stdout
+        assert manager("stop").returncode == 0
+    finally:
+        ground.close()
+
+
+def test_the_admin_token_is_read_through_the_engine_where_its_file_may_not_be(ground):
+    """As with a server in a container that runs under an account of its own."""
+    path = ground.run_dir / "admin.token"
+    volume = f"{ground.run_dir}:/var/lib/desk"
+    holder = docker("run", "-d", "--rm", "--network", "none", "--volume", volume, "--entrypoint", "sleep", IMAGE, "60")
+    try:
+        runtime = DockerRuntime(settings.from_env(ground.env))
+        assert runtime.desk_file(path) == path.read_text()
+        assert runtime.desk_file(ground.run_dir / "nosuch") is None
+    finally:
+        docker("rm", "-f", holder.strip())
+    assert runtime.desk_file(path) is None

@@ -1,12 +1,13 @@
 """Uids, logs, settings and the sandbox's own text: the small parts."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from desk_manager import config, logs, policy, settings, uids
+from desk_manager import admin, config, logs, policy, settings, uids
 from desk_manager.errors import ManagerError, UsageError
 
 DANGEROUS = """
@@ -185,3 +186,42 @@ def test_the_seccomp_profile_allows_no_dangerous_call():
     assert all(one["subArchitectures"] == [] for one in profile["archMap"])
     sockets = [rule for rule in profile["syscalls"] if "socket" in rule["names"]]
     assert [rule["args"] for rule in sockets] == [[{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]]
+
+
+def test_an_admin_token_that_is_a_link_or_no_token_is_not_sent(tmp_path):
+    """The server may own the directory: what it puts there must not make us read other files to it."""
+    secret = tmp_path / "secret"
+    secret.write_text("root:$6$x:1:0\nmore\n")
+    link = tmp_path / "admin.token"
+    link.symlink_to(secret)
+    for path in (link, secret, tmp_path):
+        with pytest.raises(OSError):
+            admin._read_token(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError):
+        admin._read_token(tmp_path / "pipe")
+    link.unlink()
+    link.write_text("abc-DEF_123\n")
+    assert admin._read_token(link) == "abc-DEF_123"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_beside_a_server_with_its_own_account_the_manager_keeps_its_own_directory(tmp_path):
+    """Where another account owns run/, nothing that is run lies in it."""
+    run_dir = tmp_path / "run"
+    env = {"DESK_RUN_DIR": str(run_dir)}
+    assert settings.from_env(env).staged_dir == run_dir / "staged"
+    run_dir.mkdir()
+    assert settings.from_env(env).staged_dir == run_dir / "staged"
+    os.chown(run_dir, 10001, 20000)
+    chosen = settings.from_env(env)
+    assert chosen.socket_dir == run_dir / "desk"
+    assert {chosen.staged_dir.parent, chosen.deployments_dir.parent, chosen.logs_dir.parent} == {
+        tmp_path / "run-manager"
+    }
+
+
+def test_an_error_never_prints_a_name_that_plays_with_the_terminal():
+    """Folders may have any name."""
+    assert "\x1b" not in str(ManagerError("cause", "next", "evil\x1b[2J"))
+    assert str(ManagerError("cause", "next", "good")).startswith("good: cause")
