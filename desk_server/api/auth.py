@@ -54,10 +54,13 @@ class Door:
 
 def is_local(peer: str) -> bool:
     """True for unix sockets and loopback addresses. An unknown peer is not local."""
-    if peer == UNIX_PEER:
-        return True
+    return peer == UNIX_PEER or is_loopback(peer)
+
+
+def is_loopback(text: str) -> bool:
+    """True for an IP address of this machine itself; names are not looked up."""
     try:
-        address = ip_address(peer.partition("%")[0])
+        address = ip_address(text.partition("%")[0])
     except ValueError:
         return False
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import count
 from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -18,7 +19,7 @@ from google.protobuf.message import Message
 
 from desk_server import logs
 from desk_server.api import errors, strict, wire
-from desk_server.api.auth import Door
+from desk_server.api.auth import UNIX_PEER, Door, is_loopback
 from desk_server.domain import Identity
 from desk_server.errors import Code, DeskError
 
@@ -58,6 +59,8 @@ class Head:
     odd: bool = False
     # A header that decides who asks was sent twice.
     ambiguous: bool = False
+    host: str = ""
+    origin: str = ""
 
     @property
     def sends_protobuf(self) -> bool:
@@ -94,6 +97,10 @@ def head_of(headers: Headers) -> Head:
             head.user = value.decode("latin-1")
         elif name == b"x-request-id":
             head.request_id = value if _REQUEST_ID.fullmatch(value) else b""
+        elif name == b"host":
+            head.host = value.decode("latin-1")
+        elif name == b"origin":
+            head.origin = value.decode("latin-1")
         elif name in _ODD:
             head.odd = True
     if not head.request_id:
@@ -167,9 +174,19 @@ def identify(door: Door, head: Head, peer: str) -> Identity:
             Code.UNAUTHENTICATED,
             "Authorization or X-User-ID was sent twice: send each once, so that it is clear who asks",
         )
+    if head.authorization is None and peer != UNIX_PEER and _may_be_a_web_page(head):
+        # A page in a browser on this machine must not trade in the name of who looks at it.
+        peer = ""
     who = door.identify(head.authorization, head.user, peer)
     logs.bind(user=who.user, deployment_id=who.deployment_id)
     return who
+
+
+def _may_be_a_web_page(head: Head) -> bool:
+    """From another site, or under a name that somebody has made to mean this machine (DNS rebinding)."""
+    foreign = bool(head.origin) and urlsplit(head.origin).netloc != head.host
+    name = urlsplit(f"//{head.host}").hostname or ""
+    return foreign or (name != "localhost" and not is_loopback(name))
 
 
 def _answer(head: Head, status: int, kind: bytes, body: bytes) -> Answer:

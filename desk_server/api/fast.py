@@ -9,8 +9,11 @@ request may take to arrive.
 """
 
 import asyncio
+import os
+import socket
+import struct
+from collections import Counter
 from http import HTTPStatus
-from socket import AF_UNIX
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -25,6 +28,8 @@ from desk_server.errors import Code, DeskError
 HEADER_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 100
 ARRIVAL_S_MAX = 30.0
+# Of one uid over the unix socket.
+CONNECTIONS_MAX = 64
 _ORDER_URLS = {path.encode(): path for path in PATHS}
 _MARKET_URL = b"/v1/market/stream"
 
@@ -67,18 +72,37 @@ class DeskProtocol(HttpToolsProtocol):
     streams: Streams
     # Orders under way: the server's end waits for them, and nobody cancels them.
     running: set[asyncio.Task[None]]
+    # Open connections by the uid on the other side of the socket: each strategy has one of its own.
+    connections_of: Counter[int]
     fast = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        socket = transport.get_extra_info("socket")
-        if socket is not None and socket.family == AF_UNIX:
-            # Told from the socket itself: an unknown peer must not pass for a local one.
-            self.client = (UNIX_PEER, 0)
         self._in_headers = True
         self._header_bytes = 0
         self._stream: MarketStream | None = None
         self.waiting_since: float | None = self.loop.time()
+        self._uid: int | None = None
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family == socket.AF_UNIX:
+            # Told from the socket itself: an unknown peer must not pass for a local one.
+            self.client = (UNIX_PEER, 0)
+            self._uid = _uid_of(connection)
+            if self._uid is not None:
+                self._count_connection(self._uid)
+
+    def _count_connection(self, uid: int) -> None:
+        """One strategy must not take all of the desk's connections. The desk's own user may."""
+        self.connections_of[uid] += 1
+        if self.connections_of[uid] > CONNECTIONS_MAX and uid != os.geteuid():
+            self._refuse(
+                DeskError(
+                    Code.OVERLOADED,
+                    f"you have {CONNECTIONS_MAX} connections open: use one for many requests, or close some",
+                    limit=str(CONNECTIONS_MAX),
+                ),
+                HTTPStatus.SERVICE_UNAVAILABLE,
+            )
 
     @property
     def peer(self) -> str:
@@ -132,6 +156,8 @@ class DeskProtocol(HttpToolsProtocol):
                 cycle.disconnected = True
         if self._stream is not None:
             self.streams.closed_raw(self._stream)
+        if self._uid is not None:
+            self.connections_of[self._uid] -= 1
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -245,8 +271,23 @@ def bind(
     orders: OrderRoute, streams: Streams, running: set[asyncio.Task[None]], *, fast: bool = True
 ) -> type[DeskProtocol]:
     """A protocol class that knows these handlers. `fast=False` sends every request through FastAPI."""
-    handlers = {"orders": orders, "streams": streams, "running": running, "fast": fast}
+    handlers = {
+        "orders": orders,
+        "streams": streams,
+        "running": running,
+        "connections_of": Counter[int](),
+        "fast": fast,
+    }
     return type("BoundDeskProtocol", (DeskProtocol,), handlers)
+
+
+def _uid_of(connection: Any) -> int | None:
+    """Of the process that connected; None on systems that do not tell it in Linux's way (unix(7))."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
+    return int(uid)
 
 
 def _headers_too_large() -> DeskError:

@@ -166,8 +166,9 @@ class GrpcDoor:
             try:
                 while (request := await context.read()) is not grpc.aio.EOF:
                     await answers.put(self._keep(self._place_one(who, request)))
-            finally:
-                await answers.put(None)
+            except Exception:  # the boundary of a task: the orders that were read are answered all the same
+                log.warning("a stream of orders broke off", exc_info=True)
+            await answers.put(None)
 
         reading = asyncio.create_task(read())
         try:

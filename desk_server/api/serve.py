@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from fastapi import FastAPI
 from msgspec import Struct
 
 from desk_server.api import fast
-from desk_server.api.auth import Door
+from desk_server.api.auth import Door, is_loopback
 from desk_server.api.grpc import GrpcDoor
 from desk_server.api.http import Api, build_http
 from desk_server.api.orders import OrderRoute
@@ -31,6 +32,7 @@ ROOT_SOCKET_GID = 20000
 # A strategy may be silent for long between two orders, and finds its connection still open.
 KEEP_ALIVE_S = 120
 _LOOK_AROUND_S = 1.0
+_FILES_WANTED = 65536
 _SOCKET_PATH_BYTES_MAX = 100
 # What uvicorn takes to notice that it shall stop, and to close connections that wait for nothing.
 _STOPPING_S = 1.0
@@ -80,6 +82,9 @@ class Doors:
         settings = self._settings
         if settings.trust_user_header:
             log.warning("X-User-ID is believed without a token: anybody who can connect can be anybody")
+        if settings.host != "localhost" and not is_loopback(settings.host):
+            log.warning("listening beyond this machine, without encryption: put TLS in front", host=settings.host)
+        _raise_file_limit()
         directory = _socket_directory(settings)
         http_file = _SocketFile(directory / HTTP_SOCKET, _gid(settings))
         grpc_file = _SocketFile(directory / GRPC_SOCKET, _gid(settings))
@@ -281,6 +286,14 @@ def _socket_directory(settings: Settings) -> Path:
     except OSError as error:
         raise CannotServe(f"cannot make the socket directory {directory}: {error}") from error
     return directory.absolute()
+
+
+def _raise_file_limit() -> None:
+    """Each connection is an open file; the usual soft limit of 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, _FILES_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _gid(settings: Settings) -> int | None:

@@ -154,7 +154,12 @@ class RawConnection:
     """A client that says exactly what it is told to."""
 
     def __init__(self, address):
-        self._socket = socket.create_connection(address, timeout=WAIT_S)
+        if isinstance(address, str):
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(WAIT_S)
+            self._socket.connect(address)
+        else:
+            self._socket = socket.create_connection(address, timeout=WAIT_S)
         self.file = self._socket.makefile("rb")
 
     def send(self, data: bytes):

@@ -17,7 +17,7 @@ from desk_server.api.serve import CannotServe, Doors
 from desk_server.domain import Identity, Role
 from desk_server.errors import Code, DeskError
 from desk_server.settings import Settings
-from tests.api.running import RunningDesk, post, wait_until
+from tests.api.running import RawConnection, RunningDesk, post, wait_until
 from tests.api.test_http import RESTING, place
 from tests.api.test_streams import lines, market
 
@@ -236,6 +236,54 @@ def test_a_forwarded_address_is_not_believed(trusting, monkeypatch):
     monkeypatch.setattr(auth, "is_local", lambda peer: peer == "10.0.0.1")
     with trusting.http(**{"X-User-ID": "bob", "X-Forwarded-For": "10.0.0.1"}) as client:
         assert client.get("/v1/account").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:8080"}, 200),
+        ({"Host": "[::1]:8080"}, 200),
+        ({"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:8080"}, 200),
+        ({"Origin": "https://evil.example"}, 401),
+        ({"Origin": "null"}, 401),
+        ({"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:3000"}, 401),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 401),
+        ({"Host": "evil.example"}, 401),
+        ({"Host": "unix"}, 401),
+    ],
+)
+def test_a_web_page_is_not_believed(trusting, headers, status):
+    """A page of another site, or under a name made to mean this machine, cannot act for who looks at it."""
+    with trusting.http(**{"X-User-ID": "bob"}) as client:
+        assert client.get("/v1/account", headers=headers).status_code == status
+        answer = client.post("/order", content=orders_pb2.OrderRequest(**RESTING).SerializeToString(), headers=headers)
+        assert answer.status_code == (201 if status == 200 else 401)
+
+
+def test_one_uid_cannot_take_all_connections(desk, alice, monkeypatch):
+    """Above the bound a connection over the socket is refused in words; what one closes counts no more."""
+    monkeypatch.setattr(fast, "CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    path = str(desk.addresses.http_socket)
+    wait_until(lambda: desk.on_loop(lambda: not desk.doors._protocol.connections_of[os.getuid()]), "closing")
+    held = []
+    for _ in range(3):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].connect(path)
+    one_more = RawConnection(path)
+    answer = one_more.answer()
+    assert (answer.status, answer.json()["code"]) == (503, "OVERLOADED")
+    assert one_more.is_closed()
+    one_more.close()
+    for connection in held:
+        connection.close()
+
+    def free():
+        with desk.over_socket(alice) as client:
+            return client.get("/v1/account").status_code == 200
+
+    wait_until(free, "a free place")
 
 
 class Tokens:
