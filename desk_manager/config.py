@@ -70,23 +70,24 @@ class StrategyConfig:
     restart: Restart = Restart()
 
 
-def load(folder: Path) -> StrategyConfig:
-    """The folder's config; without a config.json the folder's name is the user.
+def load(folder: Path, strategy: str = "") -> StrategyConfig:
+    """The folder's config; without a config.json the strategy's name, which is the folder's, is the user.
 
     Raises InvalidStrategy.
     """
-    check_name(folder.name)
+    strategy = strategy or folder.name
+    check_name(strategy)
     path = folder / "config.json"
     raw = _read(path)
     if raw is None:
-        return parse({}, folder.name, path, has_file=False)
+        return parse({}, strategy, path, has_file=False)
     try:
         content = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_twice, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidStrategy(f"{path} is not sound JSON: {error}", "correct it and try again") from None
     if not isinstance(content, dict):
         raise InvalidStrategy(f"{path} is not a JSON object", 'write it as {"user_id": "alice"}')
-    return parse(content, folder.name, path)
+    return parse(content, strategy, path)
 
 
 def check_name(strategy: str) -> None:

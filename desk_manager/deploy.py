@@ -16,6 +16,7 @@ from pathlib import Path
 from desk_manager import folders, logs, staging, status
 from desk_manager.admin import DeskAdmin
 from desk_manager.config import StrategyConfig
+from desk_manager.config import load as load_config
 from desk_manager.errors import DeskUnreachable, ExitCode, InvalidStrategy, ManagerError
 from desk_manager.policy import Launch
 from desk_manager.runtimes import Instance, Runtime, State
@@ -104,8 +105,10 @@ class Deployer:
                 self._runtime.allow(instance, instance.max_crashes, again=True)
 
     def _start(self, path: Path, present: Instance | None, before: Sequence[str], restart: bool) -> str:
-        config = folders.load(path)
+        folders.load(path)
         staged = staging.stage(path, self._settings.staged_dir)
+        # The folder may have changed meanwhile; what was copied is what counts.
+        config = load_config(staged.directory, path.name)
         alive = present is not None and present.state in (State.RUNNING, State.RESTARTING)
         if present is not None and alive and not restart:
             if present.code_hash == staged.code_hash:

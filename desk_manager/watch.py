@@ -9,12 +9,14 @@ from pathlib import Path
 
 from desk_manager import folders
 from desk_manager.deploy import Deployer, Report
-from desk_manager.errors import ExitCode, UsageError
+from desk_manager.errors import ExitCode, ManagerError
 from desk_manager.runtimes import Runtime, State
 from desk_manager.settings import Settings
 from desk_manager.staging import FILES_MAX, SKIPPED
 
 POLL_S = 1.0
+# Looks between two rounds of counting crashes.
+TEND_EVERY = 5
 
 # Names, sizes and times of all that is in a folder: cheap to take, different after any change.
 Print = tuple[tuple[str, int, int, int], ...]
@@ -34,41 +36,48 @@ class Watch:
     def __init__(self, settings: Settings, runtime: Runtime, deployer: Deployer, report: Report) -> None:
         self._settings, self._runtime, self._deployer, self._report = settings, runtime, deployer, report
         self._seen: dict[Path, Seen] = {}
+        self._looks = 0
 
     def look(self) -> ExitCode:
         """One look: start and restart what has settled, stop what is gone, tend what runs.
 
-        Raises UsageError while the directory itself cannot be read: then nothing is stopped.
+        Raises UsageError while the directory itself cannot be read: then nothing is stopped. Raises
+        DeskUnreachable and NoEngine while these are away: what was to be started is started when they are back.
         """
         paths = folders.everything(self._settings.strategies_dir)
+        self._seen = {path: seen for path, seen in self._seen.items() if path in paths}
         settled = [path for path in paths if self._settled(path)]
-        for path in [path for path in self._seen if path not in paths]:
-            del self._seen[path]
-        code = self._deployer.start(settled, self._report, restart=True) if settled else ExitCode.OK
+        changed = [path for path in settled if not self._runs_already(path)]
+        code = self._deployer.start(changed, self._report, restart=True) if changed else ExitCode.OK
+        if code not in (ExitCode.NO_DESK, ExitCode.NO_ENGINE):
+            for path in settled:
+                self._seen[path] = Seen(self._seen[path].now, self._seen[path].now)
         gone = self._gone(paths)
         if gone:
             self._deployer.stop(gone, self._report)
-        self._deployer.tend(revive=True)
+        self._looks += 1
+        if self._looks % TEND_EVERY == 0:
+            self._deployer.tend(revive=True)
         return code
 
     def _settled(self, path: Path) -> bool:
+        """It has changed since it was last acted upon, and not since the last look."""
         now = fingerprint(path)
         before = self._seen.get(path)
         if before is None or before.now != now:
             self._seen[path] = Seen(now, before.done if before else None)
             return False
-        if before.done == now:
-            return False
-        first = before.done is None
-        self._seen[path] = Seen(now, now)
-        return not (first and self._runs_already(path))
+        return before.done != now
 
     def _runs_already(self, path: Path) -> bool:
-        """At the first look, what runs this very code is left alone."""
+        """What runs this very code is left alone; so is, at first sight, what is in quarantine with it."""
         instance = self._runtime.instance(path.name)
-        if instance is None or instance.state not in (State.RUNNING, State.RESTARTING, State.QUARANTINED):
+        if instance is None:
             return False
-        return instance.code_hash == folders.code_hash(path)
+        kept = [State.RUNNING, State.RESTARTING]
+        if self._seen[path].done is None:
+            kept.append(State.QUARANTINED)
+        return instance.state in kept and instance.code_hash == folders.code_hash(path)
 
     def _gone(self, paths: list[Path]) -> list[str]:
         """What runs from this directory and has no folder any more."""
@@ -80,13 +89,13 @@ class Watch:
 
 
 def run(watch: Watch, sleep: Callable[[float], None], say: Callable[[str], None]) -> None:
-    """Look until interrupted."""
+    """Look until interrupted. What keeps it from looking is said once, and tried again."""
     complaint = ""
     while True:
         try:
             watch.look()
             complaint = ""
-        except UsageError as error:
+        except ManagerError as error:
             if str(error) != complaint:
                 complaint = str(error)
                 say(complaint)

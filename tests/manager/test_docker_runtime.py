@@ -335,6 +335,34 @@ def test_watch_starts_changes_and_stops_what_the_directory_says(ground):
     assert "Traceback" not in said, said
 
 
+def test_watch_outlives_the_desk(ground):
+    """While no desk answers it says so once; what was dropped in meanwhile starts when the desk is back."""
+    watching = ground.spawn("watch")
+    try:
+        watching.stdout.readline()
+        ground.desk.stop()
+        name = ground.write("alpha", SLEEPS)
+        said = watching.stdout.readline()
+        assert "desk" in said
+        ground.desk.start()
+        wait_until(lambda: exists(name) and inspect(name)["State"]["Running"], 30)
+    finally:
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=20)
+
+
+def test_more_cpus_than_there_are_is_told(ground):
+    """What the engine refuses is said with the strategy's name, and nothing is left behind."""
+    name = ground.write("greedy", SLEEPS, {"resources": {"cpus": 16}})
+    done = ground.manager("start")
+    if (os.cpu_count() or 1) >= 16:
+        assert done.returncode == 0
+        return
+    assert done.returncode == 1 and name in done.stderr and "CPUs" in done.stderr
+    assert not exists(name) and ground.desk.active(name) == []
+    assert list((ground.run_dir / "deployments").iterdir()) == []
+
+
 def test_watch_stops_nothing_when_the_directory_vanishes(ground):
     """An unmounted directory is no wish to stop everything."""
     name = ground.write("alpha", SLEEPS)
