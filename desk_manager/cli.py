@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ManagerError as error:
         _complain(str(error))
         return int(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has had enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return int(ExitCode.FAILED)
     except OSError as error:
         _complain(f"{error.filename or 'the system'}: {error.strerror}\n    Next: check its rights and free space")
         return int(ExitCode.FAILED)
@@ -255,12 +260,8 @@ class _Progress:
 
 
 def _write(raw: bytes) -> None:
-    try:
-        sys.stdout.write(logs.printable(raw))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    sys.stdout.write(logs.printable(raw))
+    sys.stdout.flush()
 
 
 def _complain(text: str) -> None:

@@ -28,31 +28,31 @@ PLAIN_WIDTH = 200
 
 
 def render(rows: Sequence[Row], notice: str = "") -> RenderableType:
-    """The table of `status`, under `notice` where there is one."""
+    """The table of `status`, under `notice` where there is one; below it the last errors, each in full."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("STRATEGY", "USER", "STATE"):
-        table.add_column(name, no_wrap=True)
-    for name in ("UPTIME", "RESTARTS", "EXIT", "LINES", "LAST LINE", "ORDERS", "FILLS", "MEMORY", "CPU"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("LAST ERROR", overflow="fold")
+    for heading in ("STRATEGY", "USER", "STATE"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("UP", "RST", "EXIT", "LINES", "AGE", "ORD", "FILL", "MiB", "CPU%"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            Text(logs.printable(row.strategy.encode("utf-8", "replace"))),
+            _name(row),
             row.user,
             Text(row.state, _STYLES[row.state]),
             span(row.uptime_s),
             str(row.restarts or ""),
             _number(row.exit_code),
             _number(row.lines_read),
-            f"{span(row.last_line_age_s)} ago" if row.last_line_age_s is not None else "",
+            span(row.last_line_age_s),
             _number(row.orders),
             _number(row.fills),
-            size(row.memory_bytes),
-            "" if row.cpu_percent is None else f"{row.cpu_percent:.1f}%",
-            # Text, not markup: the strategy wrote it.
-            Text(row.last_error),
+            "" if row.memory_bytes is None else f"{row.memory_bytes / 2**20:.1f}",
+            "" if row.cpu_percent is None else f"{row.cpu_percent:.1f}",
         )
-    return Group(Text(notice, "bold white on red"), table) if notice else table
+    # Text, not markup: the strategy wrote it.
+    errors = [Text.assemble("\n", _name(row), ": ", (row.last_error, "red"), end="") for row in rows if row.last_error]
+    shown: list[RenderableType] = [table, *errors]
+    return Group(Text(notice, "bold white on red"), *shown) if notice else Group(*shown)
 
 
 def render_folders(found: Sequence[Found]) -> RenderableType:
@@ -113,8 +113,8 @@ def span(seconds: float | None) -> str:
     return f"{hours}h{minutes % 60:02}m" if hours < 48 else f"{days}d{hours % 24:02}h"
 
 
-def size(count: int | None) -> str:
-    return "" if count is None else f"{count / 2**20:.1f} MiB"
+def _name(row: Row) -> Text:
+    return Text(logs.printable(row.strategy.encode("utf-8", "replace")))
 
 
 def _number(value: int | None) -> str:

@@ -61,6 +61,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     request_queue_size = 64
     desk: FakeDesk
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is no news."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
