@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import Message
 
 from desk_server import logs
-from desk_server.api import errors, strict, wire
+from desk_server.api import as_json, errors, strict
 from desk_server.api.auth import UNIX_PEER, Door, is_loopback
 from desk_server.domain import Identity
 from desk_server.errors import Code, DeskError
@@ -122,7 +122,7 @@ async def answered(head: Head, work: Awaitable[Message], status: int = HTTPStatu
 def answer_of(head: Head, message: Message, status: int = HTTPStatus.OK) -> Answer:
     if head.wants_protobuf:
         return _answer(head, status, PROTOBUF, message.SerializeToString())
-    return _answer(head, status, JSON, wire.json_bytes(message))
+    return _answer(head, status, JSON, as_json.json_bytes(message))
 
 
 def refusal(head: Head, error: DeskError, status: int | None = None) -> Answer:

@@ -18,8 +18,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from desk_server.api import errors, exchange, schema
+from desk_server.api import errors, exchange
 from desk_server.api.auth import Door
+from desk_server.api.describe import (
+    DESCRIPTION,
+    OPEN,
+    STREAM_OF_LINES,
+    STREAM_OF_UPDATES,
+    describe,
+    describe_all,
+    describe_order,
+)
 from desk_server.api.exchange import Answer, Head
 from desk_server.api.orders import PATHS, OrderRoute
 from desk_server.api.routes import ROUTES, Route
@@ -31,14 +40,6 @@ from desk_server.errors import Code, DeskError
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-DESCRIPTION = """One broker account, many people's strategies. Every order belongs to the user of its token.
-
-Bodies are JSON, or the protobuf messages of proto/desk/v1 with `Content-Type` and `Accept: application/x-protobuf`.
-Money, prices and quantities are decimal strings; a JSON number is taken, too. Unknown fields are refused."""
-
-
-_OPEN: dict[str, Any] = {"security": []}
 
 
 class Api:
@@ -69,20 +70,18 @@ def build_http(api: Api) -> FastAPI:
         redirect_slashes=False,
     )
     for path in sorted(PATHS):
-        _add(app, "POST", path, _place(api), _describe_order(), tag="orders", summary="Send an order")
+        _add(app, "POST", path, _place(api), describe_order(), tag="orders", summary="Send an order")
     for route in ROUTES:
-        _add(app, route.method, route.path, _call(api, route), _describe(route), tag=route.tag, summary=route.summary)
+        _add(app, route.method, route.path, _call(api, route), describe(route), tag=route.tag, summary=route.summary)
     stream = "A stream of what happens to your orders"
-    _add(app, "GET", "/v1/updates", _updates(api), _STREAM_OF_UPDATES, tag="orders", summary=stream)
+    _add(app, "GET", "/v1/updates", _updates(api), STREAM_OF_UPDATES, tag="orders", summary=stream)
     stream = "A stream of market lines"
-    _add(app, "GET", "/v1/market/stream", _market(api), _STREAM_OF_LINES, tag="market", summary=stream)
-    _add(app, "GET", "/healthz", _alive, dict(_OPEN), tag="state", summary="Alive?")
-    _add(
-        app, "GET", "/readyz", _ready(api.desk), dict(_OPEN), tag="state", summary="Ready? 503 with the reasons if not"
-    )
+    _add(app, "GET", "/v1/market/stream", _market(api), STREAM_OF_LINES, tag="market", summary=stream)
+    _add(app, "GET", "/healthz", _alive, dict(OPEN), tag="state", summary="Alive?")
+    _add(app, "GET", "/readyz", _ready(api.desk), dict(OPEN), tag="state", summary="Ready? 503 with the reasons if not")
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _failed)
-    _describe_all(app)
+    describe_all(app)
     return app
 
 
@@ -264,91 +263,9 @@ def _peer(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-# The description
-
-
 def _add(
     app: FastAPI, method: str, path: str, endpoint: Endpoint, describe: dict[str, Any], *, tag: str, summary: str
 ) -> None:
     app.add_api_route(
         path, endpoint, methods=[method], tags=[tag], summary=summary, openapi_extra=describe, response_model=None
     )
-
-
-def _describe(route: Route) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "parameters": schema.parameters(route.request, route.path, query=route.takes == "query"),
-        "responses": _responses(route.status, route.response),
-    }
-    if route.takes == "body":
-        described["requestBody"] = _content(route.request)
-    return described
-
-
-def _describe_order() -> dict[str, Any]:
-    example = {"symbol": "AAPL", "qty": "10", "side": "buy", "order_type": "limit", "limit_price": "145.50"}
-    body = _content(orders_pb2.OrderRequest)
-    body["content"]["application/json"]["example"] = example
-    body["required"] = True
-    return {"requestBody": body, "responses": _responses(HTTPStatus.CREATED, orders_pb2.OrderResponse)}
-
-
-def _content(kind: type[Message]) -> dict[str, Any]:
-    return {
-        "content": {
-            "application/json": {"schema": schema.reference(kind)},
-            "application/x-protobuf": {"schema": {"type": "string", "format": "binary"}},
-        }
-    }
-
-
-def _responses(status: HTTPStatus, kind: type[Message]) -> dict[str, Any]:
-    error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
-    return {
-        str(status.value): {"description": status.phrase, **_content(kind)},
-        "4XX": {"description": "Refused; the message says what to do", **error},
-        "5XX": {"description": "Not now; try again with the same request_id", **error},
-    }
-
-
-_STREAM_OF_UPDATES: dict[str, Any] = {
-    "parameters": schema.parameters(orders_pb2.StreamUpdatesRequest, "", query=True),
-    "responses": {
-        "200": {
-            "description": "One OrderUpdate a line; an empty line every 15 s. As protobuf: each message behind its "
-            "length as a varint, a zero length every 15 s. Desk-Last-Seq is the update that the stream starts behind.",
-            "content": {"application/x-ndjson": {"schema": schema.reference(orders_pb2.OrderUpdate)}},
-        }
-    },
-}
-_STREAM_OF_LINES: dict[str, Any] = {
-    "parameters": schema.parameters(market_pb2.StreamMarketRequest, "", query=True),
-    "responses": {
-        "200": {
-            "description": "One JSON object a line; an empty line every 15 s. Desk-First-Seq is the first seq that "
-            "will be sent at the earliest. See docs/market-lines.md.",
-            "content": {"application/x-ndjson": {"schema": {"type": "object"}}},
-        }
-    },
-}
-
-
-def _describe_all(app: FastAPI) -> None:
-    """Replace what FastAPI guesses about bodies by the contract's own schemas, and say how to authenticate."""
-    guess = app.openapi
-    kinds = {kind for route in ROUTES for kind in (route.request, route.response)}
-    kinds |= {orders_pb2.OrderRequest, orders_pb2.OrderResponse, orders_pb2.OrderUpdate}
-
-    def openapi() -> dict[str, Any]:
-        described = guess()
-        described["components"] = {
-            "schemas": schema.schemas(kinds),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        }
-        described["security"] = [{"token": []}]
-        for path in described["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        return described
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,12 +1,9 @@
 """All doors of the desk, opened and closed together: HTTP and gRPC, on TCP and on unix sockets, in one event loop."""
 
 import asyncio
-import os
-import resource
 import socket
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from desk_server.api.auth import Door, is_loopback
 from desk_server.api.grpc import GrpcDoor
 from desk_server.api.http import Api, build_http
 from desk_server.api.orders import OrderRoute
+from desk_server.api.sockets import CannotServe, SocketFile, listen, raise_file_limit, socket_directory, socket_gid
 from desk_server.api.streams import Streams
 from desk_server.api.verbs import Verbs
 from desk_server.desk import Desk
@@ -28,18 +26,11 @@ from desk_server.settings import Settings
 log = structlog.get_logger("desk.serve")
 
 HTTP_SOCKET, GRPC_SOCKET = "desk.sock", "desk-grpc.sock"
-ROOT_SOCKET_GID = 20000
 # A strategy may be silent for long between two orders, and finds its connection still open.
 KEEP_ALIVE_S = 120
 _LOOK_AROUND_S = 1.0
-_FILES_WANTED = 65536
-_SOCKET_PATH_BYTES_MAX = 100
 # What uvicorn takes to notice that it shall stop, and to close connections that wait for nothing.
 _STOPPING_S = 1.0
-
-
-class CannotServe(Exception):
-    """A door cannot be opened; the message says why and what to do."""
 
 
 class Addresses(Struct, frozen=True):
@@ -68,7 +59,7 @@ class Doors:
         self._grpc = GrpcDoor(desk, verbs, door, self.streams)
         self._http: _Uvicorn | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._sockets: list[_SocketFile] = []
+        self._sockets: list[SocketFile] = []
 
     async def open(self) -> Addresses:
         """Raises CannotServe; nothing is left open then."""
@@ -84,13 +75,13 @@ class Doors:
             log.warning("X-User-ID is believed without a token: anybody who can connect can be anybody")
         if settings.host != "localhost" and not is_loopback(settings.host):
             log.warning("listening beyond this machine, without encryption: put TLS in front", host=settings.host)
-        _raise_file_limit()
-        directory = _socket_directory(settings)
-        http_file = _SocketFile(directory / HTTP_SOCKET, _gid(settings))
-        grpc_file = _SocketFile(directory / GRPC_SOCKET, _gid(settings))
+        raise_file_limit()
+        directory = socket_directory(settings)
+        http_file = SocketFile(directory / HTTP_SOCKET, socket_gid(settings))
+        grpc_file = SocketFile(directory / GRPC_SOCKET, socket_gid(settings))
         self._sockets += [http_file, grpc_file]
         grpc_port = _listen_grpc(self._grpc, settings.host, settings.grpc_port)
-        tcp = _listen(settings.host, settings.port)
+        tcp = listen(settings.host, settings.port)
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with http_file.placed() as path:
             unix.bind(str(path))
@@ -220,102 +211,11 @@ class _Uvicorn(uvicorn.Server):
             await serving
 
 
-class _SocketFile:
-    """A socket's place in the file system. It appears complete, with its mode and group, in one rename."""
-
-    def __init__(self, path: Path, gid: int | None) -> None:
-        self.path = path
-        self._gid = gid
-        self._inode: int | None = None
-
-    @contextmanager
-    def placed(self) -> Iterator[Path]:
-        """Bind to the path given here; on leaving it stands under its own name. Raises CannotServe."""
-        _refuse_live(self.path)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        try:
-            yield temporary
-            temporary.chmod(0o660)
-            if self._gid is not None:
-                os.chown(temporary, -1, self._gid)
-            self._inode = temporary.stat().st_ino
-            temporary.replace(self.path)
-        except OSError as error:
-            raise CannotServe(f"cannot make the socket {self.path}: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Unless another desk has put its own there since."""
-        with suppress(OSError):
-            if self._inode is not None and self.path.stat().st_ino == self._inode:
-                self.path.unlink()
-        self._inode = None
-
-
-def _refuse_live(path: Path) -> None:
-    """A socket that nobody answers on is a leftover and may go; anything else stays."""
-    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
-        raise CannotServe(f"the path of the socket {path} is too long: choose a shorter DESK_RUN_DIR")
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise CannotServe(f"{path} is in the way and is no socket: remove it")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return
-        except OSError as error:
-            raise CannotServe(f"cannot tell whether a desk answers on {path}: {error}") from error
-    raise CannotServe(f"another desk answers on {path}: stop it, or choose another DESK_RUN_DIR")
-
-
-def _socket_directory(settings: Settings) -> Path:
-    directory = settings.socket_dir
-    gid = _gid(settings)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o750)
-        if gid is not None:
-            os.chown(directory, -1, gid)
-    except OSError as error:
-        raise CannotServe(f"cannot make the socket directory {directory}: {error}") from error
-    return directory.absolute()
-
-
-def _raise_file_limit() -> None:
-    """Each connection is an open file; the usual soft limit of 1,024 is soon reached."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, _FILES_WANTED)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _gid(settings: Settings) -> int | None:
-    if settings.socket_gid is not None:
-        return settings.socket_gid
-    return ROOT_SOCKET_GID if os.geteuid() == 0 else None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise CannotServe(f"cannot listen on {host}:{port}: {error.strerror}; choose another PORT") from error
-    return listening
-
-
 def _listen_grpc(door: GrpcDoor, host: str, port: int) -> int:
     try:
         return door.listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except OSError as error:
         raise CannotServe(f"{error}; choose another GRPC_PORT") from error
+
+
+__all__ = ["Addresses", "CannotServe", "Doors", "serve"]

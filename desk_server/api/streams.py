@@ -12,7 +12,7 @@ from desk.v1 import market_pb2, orders_pb2
 from google.protobuf.message import Message
 
 from desk_server import rules
-from desk_server.api import exchange, strict, wire
+from desk_server.api import as_json, exchange, strict, wire
 from desk_server.api.auth import Door, chosen_user
 from desk_server.api.exchange import Answer, Head
 from desk_server.desk import Desk
@@ -193,7 +193,7 @@ def update_frame(update: Update | None, *, protobuf: bool) -> bytes:
         return b"\x00" if protobuf else b"\n"
     message = wire.update_message(update)
     if not protobuf:
-        return wire.json_bytes(message) + b"\n"
+        return as_json.json_bytes(message) + b"\n"
     body = message.SerializeToString()
     return _varint(len(body)) + body
 

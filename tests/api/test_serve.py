@@ -12,7 +12,7 @@ import httpx
 import pytest
 from desk.v1 import orders_pb2
 
-from desk_server.api import auth, fast, serve
+from desk_server.api import auth, fast, sockets
 from desk_server.api.serve import CannotServe, Doors
 from desk_server.domain import Identity, Role
 from desk_server.errors import Code, DeskError
@@ -42,10 +42,10 @@ def test_the_sockets_modes_and_group(tmp_path):
 def test_the_group_is_20000_for_root_alone(monkeypatch):
     """Any other user's desk leaves the group as it is."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert serve._gid(Settings()) == 20000
+    assert sockets.socket_gid(Settings()) == 20000
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert serve._gid(Settings()) is None
-    assert serve._gid(Settings(socket_gid=grp.getgrall()[0].gr_gid)) == grp.getgrall()[0].gr_gid
+    assert sockets.socket_gid(Settings()) is None
+    assert sockets.socket_gid(Settings(socket_gid=grp.getgrall()[0].gr_gid)) == grp.getgrall()[0].gr_gid
 
 
 def test_a_leftover_socket_is_replaced(tmp_path):
