@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections import Counter
+from contextvars import copy_context
 from http import HTTPStatus
 from typing import Any
 
@@ -202,7 +203,8 @@ class DeskProtocol(HttpToolsProtocol):
 
     def _launch(self, cycle: Cycle) -> None:
         if isinstance(cycle, MarketCycle):
-            self._open_stream(cycle)
+            # The connection's context is everybody's: the ids of this request must not stay in it.
+            copy_context().run(self._open_stream, cycle)
         elif isinstance(cycle, OrderCycle):
             task = self.loop.create_task(self._answer_order(cycle))
             self.running.add(task)

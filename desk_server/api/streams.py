@@ -5,6 +5,7 @@ A stream ends in good order when its token is revoked or the desk drains; whoeve
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextvars import Context
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -44,7 +45,8 @@ class MarketStream:
 
     def __init__(self, desk: Desk, who: Identity, symbols: Symbols, after: int | None, sink: Sink) -> None:
         self.revoked = revocation(desk, who)
-        self.subscription: Subscription = desk.hub.subscribe(symbols, after, sink)
+        # In a context of its own: the hub's timers outlive this request and must not log under its ids.
+        self.subscription: Subscription = Context().run(desk.hub.subscribe, symbols, after, sink)
         self._forget = desk.registry.stream_opened(who, lambda: self.subscription.lines_sent)
 
     def end(self, reason: str) -> None:

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from desk.v1 import market_pb2, orders_pb2
 
+from desk_server import logs
 from desk_server.api import streams
 from tests.api.running import RunningDesk, wait_until
 from tests.api.test_http import RESTING, place
@@ -120,6 +121,31 @@ def test_a_stream_ends_with_its_token(which, request):
     while connection.chunk():
         pass
     connection.close()
+
+
+@pytest.mark.parametrize("which", ["desk", "slow_desk"])
+def test_a_streams_ids_do_not_stay_behind(which, request):
+    """What the hub logs later is not logged under the ids of the request that opened a stream."""
+    desk = request.getfixturevalue(which)
+    _, connection = market(desk, desk.token("passer-by"))
+    lines(connection, 1)
+    seen = []
+
+    def spy():
+        seen.append(dict(logs.bound()))
+
+    hub = desk.desk.hub
+    tick, hub._tick = hub._tick, spy
+    try:
+        desk.on_loop(lambda: (hub._timer.cancel(), setattr(hub, "_timer", None)))
+        _, other = market(desk, desk.token("passer-by"))
+        wait_until(lambda: seen, "the hub's timer")
+        connection.close()
+        other.close()
+    finally:
+        hub._tick = tick
+        desk.on_loop(tick)
+    assert seen == [{}]
 
 
 def test_a_reader_that_does_not_read_holds_nothing_up(desk, alice):
