@@ -7,99 +7,153 @@ in one live table, and stopped and removed at the end. The ledger in run/ stays.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from types import FrameType
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
 
 from desk_manager import demo_view, settings
+from desk_manager.demo_desk import DeskProcess, refuse_second
 from desk_manager.demo_view import DemoDesk, View
-from desk_manager.errors import DeskUnreachable, ManagerError
+from desk_manager.errors import ExitCode, ManagerError
 from desk_manager.runtimes import Runtime
 from desk_manager.runtimes.docker import DockerRuntime
 from desk_manager.runtimes.process import ProcessRuntime
 from desk_manager.settings import PROJECT_DIR, Settings
 from desk_manager.status import Board
 
-TAPE = PROJECT_DIR / "desk_server" / "feeds" / "tapes" / "us-equities-2013-10-07.jsonl.gz"
-READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 LOOK_EVERY_S = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when all went well (without --seconds: until Ctrl-C), 1 when it did not, 128 + the signal that ended it."""
     options = _options(arguments)
-    chosen = settings.from_env(runtime=options.runtime)
-    if _answers(chosen.socket_dir / "desk.sock"):
-        print(
-            f"A desk is running in {chosen.run_dir} already: stop it first, or set DESK_RUN_DIR to another directory."
-        )
-        return 1
-    signal.signal(signal.SIGTERM, _stop_by_signal)
+    interrupts = Interrupts()
     try:
-        return _run(options, chosen)
+        chosen = settings.from_env(runtime=options.runtime)
+        # The demo's desk is on its socket, whatever desk the caller's own strategies use.
+        chosen = replace(chosen, server_url=f"unix://{chosen.socket_dir}/desk.sock")
+        refuse_second(chosen)
+        return _run(options, chosen, interrupts)
     except ManagerError as error:
-        print(error, file=sys.stderr)
+        _say(f"FAILED: {error}", sys.stderr)
         return int(error.exit_code)
     except KeyboardInterrupt:
-        return 0 if options.seconds is None else 130
+        wanted = options.seconds is None and interrupts.received == signal.SIGINT
+        return 0 if wanted else 128 + interrupts.received
+
+
+class Interrupts:
+    """The first Ctrl-C, SIGTERM or hang-up ends the show. What stops things then is not interrupted again."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._stopping = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def hold(self) -> None:
+        """From here on, signals are heard but change nothing."""
+        self._stopping = True
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        if self._stopping:
+            # Not print: the signal may have come in the middle of one.
+            with contextlib.suppress(OSError):
+                os.write(1, "Still stopping; a strategy may take 10 s …\n".encode())
+            return
+        self._stopping, self.received = True, number
+        raise KeyboardInterrupt
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--seconds", type=float, help="run so long unattended, print the last table, judge the outcome")
+    parser.add_argument("--seconds", type=_seconds, help="run so long unattended, print the last table, judge it")
     parser.add_argument("--runtime", choices=settings.RUNTIMES, default=None)
-    parser.add_argument("--speed", type=float, default=10.0, help="how many times faster than recorded (default: 10)")
+    parser.add_argument("--speed", type=_seconds, default=10.0, help="how many times as fast as recorded (default: 10)")
     return parser.parse_args(arguments)
 
 
-def _run(options: argparse.Namespace, chosen: Settings) -> int:
-    began = time.monotonic()
-    server = _start_desk(chosen, options.speed)
+def _seconds(text: str) -> float:
     try:
-        desk = DemoDesk(chosen)
-        runtime: Runtime = DockerRuntime(chosen) if chosen.runtime == "docker" else ProcessRuntime(chosen)
-        _wait_until_ready(desk, server, chosen)
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 10**6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def _run(options: argparse.Namespace, chosen: Settings, interrupts: Interrupts) -> int:
+    began = time.monotonic()
+    runtime: Runtime = DockerRuntime(chosen) if chosen.runtime == "docker" else ProcessRuntime(chosen)
+    desk = DemoDesk(chosen)
+    server = DeskProcess(chosen)
+    http, grpc = (f"127.0.0.1:{port}" for port in server.ports.values())
+    _say(f"Starting the desk on real prices of 2013-10-07, {options.speed:g} times as fast; its log: {server.log_file}")
+    _say(f"HTTP on {http} (/docs), gRPC on {grpc}.")
+    try:
+        server.start(options.speed)
+        server.wait_until_ready(desk)
         _say(f"The desk is ready; strategies start ({chosen.runtime} runtime) …")
-        if _manager(chosen, "start") != 0:
-            return 1
-        view = View(desk, Board(chosen, runtime, desk), sandboxed=runtime.sandboxed)
-        return _watch(options, view, server, chosen, began)
+        _start_strategies(options, chosen)
+        heading = (
+            f"Ctrl-C stops it all  ·  http://{http}/docs  ·  paper exchange, prices of 2013-10-07, "
+            f"{options.speed:g}× speed"
+        )
+        view = View(desk, Board(chosen, runtime, desk), sandboxed=runtime.sandboxed, heading=heading)
+        return _show(options, view, server, began)
     finally:
-        _say("Stopping the strategies and the desk; the ledger stays …")
-        _manager(chosen, "stop")
-        _stop_desk(server)
+        interrupts.hold()
+        _say("Stopping the strategies and the desk …")
+        _stop(chosen, desk, server)
+        _say(f"Stopped. The ledger stays in {chosen.run_dir}/ledger; the next start goes on from it.")
 
 
-def _watch(
-    options: argparse.Namespace, view: View, server: subprocess.Popen[bytes], chosen: Settings, began: float
-) -> int:
+def _start_strategies(options: argparse.Namespace, chosen: Settings) -> None:
+    """Raises ManagerError where none can start; unattended, already where one does not."""
+    code = _manager(chosen, "start")
+    bearable = (ExitCode.OK,) if options.seconds is not None else (ExitCode.OK, ExitCode.FAILED, ExitCode.INVALID)
+    if code not in bearable:
+        error = ManagerError("not every strategy started", "the reason stands above; correct it and try again")
+        error.exit_code = ExitCode(code) if code in set(ExitCode) else ExitCode.FAILED
+        raise error
+
+
+def _show(options: argparse.Namespace, view: View, server: DeskProcess, began: float) -> int:
     """Show it until the time is over, or for ever; exit code 0 when every strategy traded."""
     console = Console()
     console = console if console.is_terminal else Console(width=demo_view.PLAIN_WIDTH)
-    until = None if options.seconds is None else time.monotonic() + options.seconds
-    first_fill_s = None
-    with Live(console=console, auto_refresh=False, screen=console.is_terminal and until is None) as live:
-        while until is None or time.monotonic() < until:
-            if server.poll() is not None:
-                raise ManagerError("the desk has stopped by itself", f"see its log: {_log_file(chosen)}")
-            seen = view.look()
-            if first_fill_s is None and seen.fills:
-                first_fill_s = time.monotonic() - began
-            if console.is_terminal:
-                live.update(demo_view.render(seen, console.height), refresh=True)
-            time.sleep(LOOK_EVERY_S)
-    seen = view.look()
-    if not console.is_terminal:
-        console.print(demo_view.render(seen, None))
+    until = math.inf if options.seconds is None else time.monotonic() + options.seconds
+    seen, first_fill_s = None, None
+    try:
+        with Live(console=console, auto_refresh=False, screen=console.is_terminal, transient=True) as live:
+            while time.monotonic() < until:
+                server.check()
+                seen = view.look()
+                if first_fill_s is None and any(row.fills for row in seen.rows):
+                    first_fill_s = time.monotonic() - began
+                if console.is_terminal:
+                    live.update(view.render(seen, console.width, console.height), refresh=True)
+                time.sleep(LOOK_EVERY_S)
+        seen = view.look()
+    finally:
+        # The screen of the live table is gone with it; the last one stays.
+        if seen:
+            console.print(view.render(seen, console.width))
     if first_fill_s is not None:
         _say(f"First fill seen {first_fill_s:.1f} s after the demo began.")
     return _judge(view.judge(seen))
@@ -107,108 +161,50 @@ def _watch(
 
 def _judge(failures: list[str]) -> int:
     for failure in failures:
-        print(f"FAILED: {failure}", file=sys.stderr)
+        _say(f"FAILED: {failure}", sys.stderr)
     if not failures:
         _say("Every example strategy was running, had read lines and had fills under its own user.")
     return 1 if failures else 0
 
 
-def _start_desk(chosen: Settings, speed: float) -> subprocess.Popen[bytes]:
-    chosen.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-    env = os.environ | {
-        "DESK_RUN_DIR": str(chosen.run_dir),
-        "DESK_BROKER": "paper",
-        "DESK_FEED": "replay",
-        "DESK_REPLAY_FILE": str(TAPE),
-        "DESK_REPLAY_SPEED": str(speed),
-        "DESK_LOG_FORMAT": "json",
-        "PORT": _free_port("PORT", 8080),
-        "GRPC_PORT": _free_port("GRPC_PORT", 50051),
-    }
-    log_file = _log_file(chosen)
-    _say(f"Starting the desk on real prices of 2013-10-07, {speed:g} times as fast; its log: {log_file}")
-    _say(f"HTTP on 127.0.0.1:{env['PORT']} (/docs), gRPC on 127.0.0.1:{env['GRPC_PORT']}.")
-    with log_file.open("ab") as log:
-        # A session of its own: Ctrl-C is for this process, which stops the desk when the strategies are gone.
-        return subprocess.Popen(
-            [sys.executable, "-m", "desk_server"],
-            cwd=PROJECT_DIR,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-
-
-def _wait_until_ready(desk: DemoDesk, server: subprocess.Popen[bytes], chosen: Settings) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    reasons = "it does not answer"
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise ManagerError("the desk ended while it started", f"see its log: {_log_file(chosen)}")
-        try:
-            facts = desk.readiness()
-            if facts.get("ready"):
-                return
-            reasons = "; ".join(facts.get("reasons", []))
-        except DeskUnreachable:
-            pass
-        time.sleep(0.1)
-    raise ManagerError(f"the desk is not ready: {reasons}", f"see its log: {_log_file(chosen)}")
-
-
-def _stop_desk(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.terminate()
-    try:
-        server.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+def _stop(chosen: Settings, desk: DemoDesk, server: DeskProcess) -> None:
+    """End every strategy, every token and the desk."""
+    if _manager(chosen, "stop") == ExitCode.OK and server.is_running():
+        # A start that was interrupted may have left a token without a strategy.
+        with contextlib.suppress(ManagerError):
+            for deployment in desk.deployments():
+                desk.revoke(deployment["deployment_id"])
+    server.stop()
 
 
 def _manager(chosen: Settings, verb: str) -> int:
-    """Run strategy_manager.py as a person would; a Ctrl-C while it stops things does not stop that."""
-    env = os.environ | {"DESK_RUN_DIR": str(chosen.run_dir), "STRATEGIES_DIR": str(chosen.strategies_dir)}
+    """Run strategy_manager.py as a person would. A Ctrl-C ends a start in good order, and not a stop."""
+    env = os.environ | {
+        "DESK_RUN_DIR": str(chosen.run_dir),
+        "STRATEGIES_DIR": str(chosen.strategies_dir),
+        "DESK_SERVER_URL": chosen.server_url,
+    }
     command = [sys.executable, str(PROJECT_DIR / "strategy_manager.py"), "--runtime", chosen.runtime, verb]
-    return subprocess.run(command, env=env, check=False, start_new_session=verb == "stop").returncode
+    process = subprocess.Popen(command, env=env, start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        process.kill()
+        raise
 
 
-def _free_port(name: str, usual: int) -> str:
-    """The port asked for in the environment, or the usual one, or any where that is taken."""
-    if given := os.environ.get(name):
-        return given
-    for port in (usual, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return str(probe.getsockname()[1])
-    raise ManagerError("no TCP port is free on 127.0.0.1", f"set {name} to one that is")
+def _leave_terminal() -> None:
+    """The terminal is gone: what is still said goes nowhere, and does not keep us from stopping things."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
 
 
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-
-def _log_file(chosen: Settings) -> Path:
-    return chosen.run_dir / "desk.log"
-
-
-def _stop_by_signal(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+def _say(text: str, to: TextIO | None = None) -> None:
+    print(text, file=to or sys.stdout, flush=True)
 
 
 if __name__ == "__main__":
