@@ -56,9 +56,16 @@ class OrderCycle(Cycle):
 
 
 class MarketCycle(Cycle):
-    def __init__(self, head: Head, query: bytes) -> None:
-        super().__init__(head, keep_alive=False)
+    def __init__(self, head: Head, keep_alive: bool, query: bytes) -> None:
+        super().__init__(head, keep_alive)
         self.query = query
+
+
+def _ended() -> Cycle:
+    """Stands where a request's cycle would, and takes nothing more."""
+    cycle = Cycle(exchange.head_of([]), keep_alive=False)
+    cycle.response_complete = True
+    return cycle
 
 
 class _Nothing:
@@ -124,6 +131,10 @@ class DeskProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        if self.transport.is_closing():
+            # What was sent behind a request that ended the connection is not carried out.
+            self.cycle = _ended()  # type: ignore[assignment]
+            return
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADER_BYTES_MAX or len(self.headers) > HEADERS_MAX:
             head = exchange.head_of(self.headers)
@@ -152,9 +163,6 @@ class DeskProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.waiting_since = None
-        for cycle in (self.cycle, *(waiting for waiting, _ in self.pipeline)):
-            if isinstance(cycle, Cycle):
-                cycle.disconnected = True
         if self._stream is not None:
             self.streams.closed_raw(self._stream)
         if self._uid is not None:
@@ -170,7 +178,9 @@ class DeskProtocol(HttpToolsProtocol):
 
     def time_out(self, now: float) -> None:
         """Called by the server now and then: a request that trickles in gives its place up."""
-        if self.waiting_since is not None and now - self.waiting_since > ARRIVAL_S_MAX:
+        if self.flow.read_paused or self.waiting_since is None:
+            return
+        if now - self.waiting_since > ARRIVAL_S_MAX:
             self._refuse(
                 DeskError(Code.DEADLINE, f"the request took longer than {ARRIVAL_S_MAX:.0f} s to arrive"),
                 HTTPStatus.REQUEST_TIMEOUT,
@@ -191,7 +201,9 @@ class DeskProtocol(HttpToolsProtocol):
             if length is None or not 0 <= length <= exchange.BODY_BYTES_MAX:
                 return None
             return OrderCycle(head, self.parser.should_keep_alive(), path)
-        return MarketCycle(head, self.url.partition(b"?")[2]) if not head.content_length else None
+        if head.content_length:
+            return None
+        return MarketCycle(head, self.parser.should_keep_alive(), self.url.partition(b"?")[2])
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if not isinstance(cycle, Cycle):
@@ -212,9 +224,9 @@ class DeskProtocol(HttpToolsProtocol):
 
     async def _answer_order(self, cycle: OrderCycle) -> None:
         answer = await self.orders.handle(cycle.path, cycle.head, bytes(cycle.body), self.peer)
-        if self.flow.write_paused and not cycle.disconnected:
+        if self.flow.write_paused and not self.transport.is_closing():
             await self.flow.drain()
-        if not cycle.disconnected:
+        if not self.transport.is_closing():
             self._write(cycle, answer)
 
     def _write(self, cycle: Cycle, answer: Answer) -> None:
@@ -240,9 +252,9 @@ class DeskProtocol(HttpToolsProtocol):
         """Hand the connection to the hub: from here on lines are written to it without any task of its own."""
         opened = self.streams.open_raw(cycle.head, cycle.query, self.peer)
         if isinstance(opened, Answer):
-            cycle.keep_alive = self.parser.should_keep_alive()
             self._write(cycle, opened)
             return
+        cycle.keep_alive = False
         parts = [STATUS_LINE[HTTPStatus.OK]]
         for name, value in self.server_state.default_headers + opened.headers:
             parts += (name, b": ", value, b"\r\n")
@@ -255,17 +267,15 @@ class DeskProtocol(HttpToolsProtocol):
     def _refuse(self, error: DeskError, status: HTTPStatus, head: Head | None = None) -> None:
         """Answer at once and hang up, whatever else is on the way."""
         self.waiting_since = None
-        cycle = Cycle(head or exchange.head_of([]), keep_alive=False)
         if self.cycle is None or self.cycle.response_complete:
-            self.cycle = cycle  # type: ignore[assignment]
-            cycle.response_complete = True
-            answer = exchange.refusal(cycle.head, error, status)
+            answer = exchange.refusal(head or exchange.head_of([]), error, status)
             if all(name != b"connection" for name, _ in answer.headers):
                 answer.headers.append((b"connection", b"close"))
             parts = [STATUS_LINE[answer.status]]
             for name, value in self.server_state.default_headers + answer.headers:
                 parts += (name, b": ", value, b"\r\n")
             self.transport.write(b"".join((*parts, b"\r\n", answer.body)))
+        self.cycle = _ended()  # type: ignore[assignment]
         self.transport.close()
 
 

@@ -261,3 +261,35 @@ def test_a_header_that_never_ends(doors):
             pass  # hung up while we were still talking
         assert connection.answer().status == 431
         connection.close()
+
+
+def test_nothing_is_carried_out_behind_a_refused_request(doors):
+    """What is pipelined behind a request that ends the connection is not an order."""
+    for desk, token in doors:
+        before = desk.sent
+        order = post("/v1/orders", json.dumps(LIMIT).encode(), JSON, token=token)
+        too_large = post("/v1/orders", b"{}", JSON, "X-Large: " + "x" * 20000, token=token)
+        connection = desk.raw(too_large + order + order)
+        assert connection.answer().status == 431
+        assert connection.is_closed()
+        connection.close()
+        with desk.http(token) as client:
+            assert client.get("/healthz").status_code == 200
+        assert desk.sent == before
+
+
+def test_a_caller_who_pipelines_and_hangs_up(doors):
+    """The desk goes on; each request is carried out at most once."""
+    for number, (desk, token) in enumerate(doors):
+        requests = b""
+        for place in range(30):
+            body = json.dumps({**LIMIT, "limit_price": "1.00", "request_id": f"cut-{number}-{place}"}).encode()
+            requests += post("/v1/orders", body, JSON, token=token)
+        connection = desk.raw(requests)
+        assert connection.answer().status == 201
+        connection.close()
+        with desk.http(token) as client:
+            orders = client.get("/v1/orders?limit=500").json()["orders"]
+        names = [order["request_id"] for order in orders if order["request_id"].startswith(f"cut-{number}-")]
+        assert names
+        assert len(names) == len(set(names))
