@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -79,7 +80,7 @@ def message_of_protobuf(body: bytes, kind: type[M]) -> M:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """`, did you mean "…"?` or nothing."""
-    close = get_close_matches(word.lower(), list(words), n=1, cutoff=0.6)
+    close = get_close_matches(word[:64].lower(), list(words), n=1, cutoff=0.6)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
@@ -162,15 +163,21 @@ def _fill(message: Message, values: dict[str, Any], descriptor: Any, place: str)
 
 
 def _field(descriptor: Any, name: str, place: str, what: str) -> Any:
-    field = descriptor.fields_by_name.get(name)
+    known = _fields(descriptor)
+    # Not the descriptor's own map: it cannot be asked for a name that is not UTF-8.
+    field = known.get(name)
     if field is None:
-        known = list(descriptor.fields_by_name)
         if name == "user_id":
             _invalid("user_id does not belong here: the desk takes the user from the token; leave it out")
         other = _OTHER_NAMES.get(name)
         hint = f'; did you mean "{other}"?' if other in known else nearest(name, known)
         _invalid(f"unknown {what} {quoted(place + name)}{hint}")
     return field
+
+
+@cache
+def _fields(descriptor: Any) -> dict[str, Any]:
+    return {field.name: field for field in descriptor.fields}
 
 
 def _scalar(value: Any, name: str, path: str, field: Any) -> str | int | bool:
