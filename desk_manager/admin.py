@@ -18,7 +18,8 @@ from desk_manager.settings import Settings
 TIMEOUT_S = 10.0
 
 # A deployment's id becomes a directory's name, and a token a header.
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+=-]{0,255}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
 
 Deployment = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ class DeskAdmin:
             raise self._refused(answer)
         content = self._object(answer)
         deployment_id, token = str(content["deployment"]["deployment_id"]), str(content["token"])
-        if not _WORD.fullmatch(deployment_id) or not _WORD.fullmatch(token):
+        if not _ID.fullmatch(deployment_id) or not _TOKEN.fullmatch(token):
             raise ManagerError("the desk gave an id or a token that is none", "look at the desk's version and log")
         return deployment_id, token
 
@@ -112,7 +113,7 @@ class DeskAdmin:
                 self._token = _read_token(path)
             except OSError as error:
                 found = self._read_elsewhere() if isinstance(error, PermissionError) else None
-                if not found or not _WORD.fullmatch(found.strip()):
+                if not found or not _TOKEN.fullmatch(found.strip()):
                     why = error.strerror or str(error)
                     raise DeskUnreachable(
                         f"the admin token {path} cannot be read: {why}",
@@ -151,6 +152,6 @@ def _read_token(path: Path) -> str:
     with os.fdopen(descriptor, "rb") as file:
         raw = file.read(1024) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     token = raw.decode("ascii", "replace").strip()
-    if not _WORD.fullmatch(token):
+    if not _TOKEN.fullmatch(token):
         raise OSError("it holds no token")
     return token

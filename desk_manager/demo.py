@@ -136,17 +136,21 @@ def _start_strategies(options: argparse.Namespace, chosen: Settings) -> None:
 def _show(options: argparse.Namespace, view: View, server: DeskProcess, began: float) -> int:
     """Show it until the time is over, or for ever; exit code 0 when every strategy traded."""
     console = Console()
-    console = console if console.is_terminal else Console(width=demo_view.PLAIN_WIDTH)
+    on_terminal = console.is_terminal
+    console = console if on_terminal else Console(width=demo_view.PLAIN_WIDTH)
     until = math.inf if options.seconds is None else time.monotonic() + options.seconds
     seen, first_fill_s = None, None
     try:
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal, transient=True) as live:
+        with Live(console=console, auto_refresh=False, screen=on_terminal, transient=True) as live:
             while time.monotonic() < until:
                 server.check()
                 seen = view.look()
                 if first_fill_s is None and any(row.fills for row in seen.rows):
                     first_fill_s = time.monotonic() - began
-                if console.is_terminal:
+                if on_terminal and not sys.stdout.isatty():
+                    # Only a session's leader hears of a terminal that closes, and that may be `make`.
+                    os.kill(os.getpid(), signal.SIGHUP)
+                if on_terminal:
                     live.update(view.render(seen, console.width, console.height), refresh=True)
                 time.sleep(LOOK_EVERY_S)
         seen = view.look()
