@@ -110,7 +110,7 @@ def _end_with_parent() -> None:
 
 def _free_port(name: str, usual: int) -> str:
     """The port asked for in the environment, or the usual one, or any where that is taken."""
-    if given := os.environ.get(name):
+    if (given := os.environ.get(name, "0")) != "0":
         return given
     for port in (usual, 0):
         with socket.socket() as probe:
