@@ -54,7 +54,7 @@ def serve_desk(fast: bool) -> None:
     """The desk with the fast door open or shut; tells where it listens on standard output."""
     import uvloop
 
-    from desk_server import app, logs
+    from desk_server import app, interpreter, logs
     from desk_server.api.serve import Doors
     from desk_server.settings import Settings
 
@@ -63,6 +63,7 @@ def serve_desk(fast: bool) -> None:
         logs.configure(settings)
         desk = app.build(settings)
         await desk.start()
+        interpreter.settle()
         doors = Doors(desk.desk, settings, fast_door=fast)
         addresses = await doors.open()
         while desk.hub.latest("AAPL") is None:

@@ -15,7 +15,7 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
-from desk_server import app, logs
+from desk_server import app, interpreter, logs
 from desk_server.api.serve import Addresses, CannotServe, serve
 from desk_server.ledger import LedgerUnavailable
 from desk_server.settings import Settings, page, table
@@ -51,6 +51,7 @@ async def _run(settings: Settings) -> None:
     stop = _on_signals()
     desk = app.build(settings)
     await desk.start()
+    interpreter.settle()
     try:
         await serve(desk.desk, settings, ready=partial(_announce, settings), stop=stop)
     finally:

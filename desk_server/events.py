@@ -4,8 +4,10 @@ An event carries all that is needed to fold it again after a restart, bit for bi
 added, with defaults, so that an old ledger can be read for ever.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -223,17 +225,8 @@ def decode(body: bytes) -> AnyEvent:
 
 def dedupe_key(event: AnyEvent) -> str | None:
     """What the database must hold at most once: an execution, a user's request id, a client order id."""
-    match event:
-        case UserOpened(user=user):
-            return f"user:{user}"
-        case Executed(execution_id=key) | HouseExecuted(execution_id=key):
-            return f"execution:{key}"
-        case OrderIntended(order=order) | OrderRefused(order=order) | ReplaceIntended(order=order):
-            if order.request.request_id:
-                return f"request:{order.user}:{order.request.request_id}"
-            return f"order:{order.client_order_id}"
-        case _:
-            return None
+    key_of = _DEDUPE_KEYS.get(type(event))
+    return None if key_of is None else key_of(event)
 
 
 def can_be_asked_again(event: AnyEvent) -> bool:
@@ -247,10 +240,31 @@ def can_be_asked_again(event: AnyEvent) -> bool:
 
 def subject(event: AnyEvent) -> str:
     """The order the event is about; "" for events about users, tokens and halts."""
-    match event:
-        case ReplaceIntended(order_id=order_id):
-            return order_id
-        case OrderRefused(order=order) | OrderIntended(order=order):
-            return order.order_id
-        case _:
-            return getattr(event, "order_id", "")
+    if type(event) is OrderRefused or type(event) is OrderIntended:
+        return event.order.order_id
+    return getattr(event, "order_id", "")
+
+
+def _key_of_execution(event: Executed | HouseExecuted) -> str:
+    return f"execution:{event.execution_id}"
+
+
+def _key_of_order(event: OrderIntended | OrderRefused | ReplaceIntended) -> str:
+    order = event.order
+    if order.request.request_id:
+        return f"request:{order.user}:{order.request.request_id}"
+    return f"order:{order.client_order_id}"
+
+
+def _key_of_user(event: UserOpened) -> str:
+    return f"user:{event.user}"
+
+
+_DEDUPE_KEYS: dict[type, Callable[[Any], str]] = {
+    UserOpened: _key_of_user,
+    Executed: _key_of_execution,
+    HouseExecuted: _key_of_execution,
+    OrderIntended: _key_of_order,
+    OrderRefused: _key_of_order,
+    ReplaceIntended: _key_of_order,
+}

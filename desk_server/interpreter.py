@@ -1,0 +1,19 @@
+"""What the desk asks of the Python interpreter it runs in, for the whole process: see `settle`."""
+
+import gc
+import sys
+
+# The loop and the ledger's thread share one interpreter lock. A commit lets go of it several times, and each time
+# would wait 5 ms (Python's default) to get it back while the loop is busy. Shorter than this, commits become small.
+_SWITCH_S = 0.0005
+# How many objects are made between searches for cyclic garbage: an order leaves a dozen that stay for ever, and
+# no cycles, so that a search costs much and finds nothing.
+_YOUNG_OBJECTS, _MIDDLE, _OLD = 50_000, 20, 100
+
+
+def settle() -> None:
+    """Call once, when the ledger is loaded: all that exists by then stays, and is not searched for garbage again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, _MIDDLE, _OLD)
+    sys.setswitchinterval(_SWITCH_S)
