@@ -88,6 +88,7 @@ class DeskProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._in_headers = True
         self._header_bytes = 0
+        self._piece_bytes = 0
         self._stream: MarketStream | None = None
         self.waiting_since: float | None = self.loop.time()
         self._uid: int | None = None
@@ -117,6 +118,7 @@ class DeskProtocol(HttpToolsProtocol):
         return self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
+        self._piece_bytes = len(data)
         super().data_received(data)
         if self._in_headers and self.parser is not None:
             self._header_bytes += len(data)
@@ -135,8 +137,7 @@ class DeskProtocol(HttpToolsProtocol):
             # What was sent behind a request that ended the connection is not carried out.
             self.cycle = _ended()  # type: ignore[assignment]
             return
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > HEADER_BYTES_MAX or len(self.headers) > HEADERS_MAX:
+        if len(self.headers) > HEADERS_MAX or self._headers_are_too_large():
             head = exchange.head_of(self.headers)
             self._refuse(_headers_too_large(), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, head)
             return
@@ -150,6 +151,13 @@ class DeskProtocol(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
+
+    def _headers_are_too_large(self) -> bool:
+        if self._header_bytes + self._piece_bytes <= HEADER_BYTES_MAX:
+            # Not even with all that came so far: no need to add up.
+            return False
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        return size > HEADER_BYTES_MAX
 
     def on_message_complete(self) -> None:
         self.waiting_since = None

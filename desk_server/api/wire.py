@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from desk.v1 import market_pb2, orders_pb2
 
@@ -107,7 +107,30 @@ _ANSWERS = {
 
 def order_message(order: Order, legs: Iterable[Order] = ()) -> orders_pb2.Order:
     request = order.request
-    message = orders_pb2.Order(
+    # Most orders have few of the fields; those that are absent cost nothing.
+    fields: dict[str, Any] = {
+        name: decimal_text(value)
+        for name, value in (
+            ("qty", request.qty),
+            ("notional", request.notional),
+            ("limit_price", request.limit_price),
+            ("stop_price", request.stop_price),
+            ("trail_price", request.trail_price),
+            ("trail_percent", request.trail_percent),
+        )
+        if value is not None
+    }
+    if order.filled_qty:
+        fields["filled_avg_price"] = average_text(order.filled_avg_price)
+    if request.notes:
+        fields["notes"] = request.notes
+    if request.line != _NO_LINE:
+        line = request.line
+        fields["line"] = orders_pb2.LineInHand(seq=line.seq, sha256=line.sha256, fields_read=list(line.fields_read))
+    if legs:
+        fields["legs"] = [order_message(leg) for leg in legs]
+    created_at = time_text(order.created_at)
+    return orders_pb2.Order(
         order_id=order.order_id,
         client_order_id=order.client_order_id,
         broker_order_id=order.broker_order_id,
@@ -119,35 +142,20 @@ def order_message(order: Order, legs: Iterable[Order] = ()) -> orders_pb2.Order:
         order_type=request.type._value_,
         time_in_force=request.time_in_force._value_,
         order_class=request.order_class._value_,
-        qty=decimal_text(request.qty),
-        notional=decimal_text(request.notional),
-        limit_price=decimal_text(request.limit_price),
-        stop_price=decimal_text(request.stop_price),
-        trail_price=decimal_text(request.trail_price),
-        trail_percent=decimal_text(request.trail_percent),
         extended_hours=request.extended_hours,
         status=order.status,
         filled_qty=decimal_text(order.filled_qty),
-        filled_avg_price=average_text(order.filled_avg_price),
         fees=decimal_text(order.fees),
         code=order.code,
         message=order.message,
-        created_at=time_text(order.created_at),
-        updated_at=time_text(order.updated_at),
+        created_at=created_at,
+        updated_at=created_at if order.updated_at is order.created_at else time_text(order.updated_at),
         replaces=order.replaces,
         replaced_by=order.replaced_by,
         parent_id=order.parent_id,
         leg=order.leg._value_,
-        notes=request.notes,
+        **fields,
     )
-    if request.line != _NO_LINE:
-        line = request.line
-        message.line.CopyFrom(
-            orders_pb2.LineInHand(seq=line.seq, sha256=line.sha256, fields_read=list(line.fields_read))
-        )
-    for leg in legs:
-        message.legs.append(order_message(leg))
-    return message
 
 
 def fill_message(fill: Fill) -> orders_pb2.Fill:
