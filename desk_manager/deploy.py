@@ -253,10 +253,15 @@ def _in_parallel(work: Mapping[str, Callable[[], str]], report: Report) -> ExitC
     codes = {ExitCode.OK}
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [pool.submit(_timed, name, act) for name, act in work.items()]
-        for future in as_completed(futures):
-            outcome = future.result()
-            codes.add(outcome.error.exit_code if outcome.error else ExitCode.OK)
-            report(outcome)
+        try:
+            for future in as_completed(futures):
+                outcome = future.result()
+                codes.add(outcome.error.exit_code if outcome.error else ExitCode.OK)
+                report(outcome)
+        except BaseException:
+            # Ctrl-C: what is under way is finished, so that nothing is left half-done; the rest is not begun.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     order = (ExitCode.NO_ENGINE, ExitCode.NO_DESK, ExitCode.FAILED, ExitCode.INVALID, ExitCode.OK)
     return next(code for code in order if code in codes)
 

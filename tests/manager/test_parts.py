@@ -3,12 +3,14 @@
 import json
 import os
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from desk_manager import admin, config, logs, policy, settings, uids
-from desk_manager.errors import ManagerError, UsageError
+from desk_manager import admin, config, deploy, logs, policy, settings, uids
+from desk_manager.errors import DeskUnreachable, InvalidStrategy, ManagerError, NoEngine, UsageError
 
 DANGEROUS = """
 ptrace process_vm_readv process_vm_writev io_uring_setup io_uring_enter memfd_create memfd_secret modify_ldt
@@ -219,6 +221,38 @@ def test_beside_a_server_with_its_own_account_the_manager_keeps_its_own_director
     assert {chosen.staged_dir.parent, chosen.deployments_dir.parent, chosen.logs_dir.parent} == {
         tmp_path / "run-manager"
     }
+
+
+def test_ctrl_c_finishes_what_is_under_way_and_begins_nothing_more():
+    """Nothing is left half-done, and nobody waits for all the rest."""
+    begun, ended = [], []
+
+    def act(number: int) -> str:
+        begun.append(number)
+        time.sleep(0.05)
+        ended.append(number)
+        return "done"
+
+    def interrupt(outcome: deploy.Outcome) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deploy._in_parallel({str(number): partial(act, number) for number in range(200)}, interrupt)
+    assert sorted(begun) == sorted(ended) and len(begun) < 50
+
+
+def test_the_exit_code_of_many_is_the_gravest():
+    """No engine, no desk, a failure, a refusal: in this order."""
+
+    def fail(kind: type[ManagerError]) -> str:
+        raise kind("cause", "next")
+
+    kinds = [InvalidStrategy, ManagerError, DeskUnreachable, NoEngine]
+    for count, code in ((1, 2), (2, 1), (3, 3), (4, 4)):
+        work = {kind.__name__: partial(fail, kind) for kind in kinds[:count]} | {"good": lambda: "running"}
+        told: list[deploy.Outcome] = []
+        assert deploy._in_parallel(work, told.append) == code
+        assert len(told) == count + 1 and all(one.error is None or one.error.strategy for one in told)
 
 
 def test_an_error_never_prints_a_name_that_plays_with_the_terminal():
