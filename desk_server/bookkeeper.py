@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 _UPDATES_PER_EVENT = 16
 _BROKER_EVENTS_WAITING = 10_000
 _BROKER_EVENTS_AT_ONCE = 500
+# How long the last of them may take to be written when the desk closes.
+_LAST_WRITES_S = 5.0
 
 
 class Bookkeeper:
@@ -32,7 +34,10 @@ class Bookkeeper:
         self.updates = UpdateLog()
         self.holds = Holds()
         self.registry = Registry(self.record, clock)
+        # Why the ledger could not be written the last time; "" when it could.
         self.problem = ""
+        # Why what the broker says is no longer written down, for which only a restart helps; "" when it is.
+        self.failure = ""
         self._ledger = ledger
         self._said: asyncio.Queue[BrokerEvent] = asyncio.Queue(_BROKER_EVENTS_WAITING)
         self._task: asyncio.Task[None] | None = None
@@ -48,10 +53,15 @@ class Bookkeeper:
         self._task = asyncio.create_task(self._keep_book(), name="bookkeeper")
 
     async def close(self) -> None:
-        """Write down all that the broker has said, end the update streams, let go of the ledger."""
+        """Write down what the broker has said (what cannot be in time, it will be asked for again), end the
+        update streams, let go of the ledger."""
         if self._task:
-            await self._said.join()
+            try:
+                await asyncio.wait_for(self._said.join(), 0 if self.failure else _LAST_WRITES_S)
+            except TimeoutError:
+                log.error("closed before all that the broker said was written down", events=self._said.qsize())
             self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         self.updates.close()
         await self._ledger.close()
 
@@ -60,18 +70,26 @@ class Bookkeeper:
         await self._said.put(said)
 
     async def _keep_book(self) -> None:
-        """Write down what the broker says, in its order, many events to a commit, each exactly once."""
-        while True:
-            said = [await self._said.get()]
-            while len(said) < _BROKER_EVENTS_AT_ONCE and not self._said.empty():
-                said.append(self._said.get_nowait())
-            try:
-                await self.record_stubbornly(*self._events_of(said))
-            except DuplicateEvent:
-                for one in said:
-                    await self._record_once(one)
-            for _ in said:
-                self._said.task_done()
+        """Write down what the broker says, until it cannot be: then the desk must not trade any more."""
+        try:
+            while True:
+                await self._write_what_was_said()
+        except Exception:
+            log.critical("what the broker says can no longer be written down", exc_info=True)
+            self.failure = "what the broker says is no longer written down: see the log, then restart the desk"
+
+    async def _write_what_was_said(self) -> None:
+        """In the broker's order, many events to a commit, each exactly once."""
+        said = [await self._said.get()]
+        while len(said) < _BROKER_EVENTS_AT_ONCE and not self._said.empty():
+            said.append(self._said.get_nowait())
+        try:
+            await self.record_stubbornly(*self._events_of(said))
+        except DuplicateEvent:
+            for one in said:
+                await self._record_once(one)
+        for _ in said:
+            self._said.task_done()
 
     def _events_of(self, said: Sequence[BrokerEvent]) -> list[AnyEvent]:
         events = [

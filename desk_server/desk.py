@@ -19,7 +19,7 @@ from msgspec.structs import replace as changed
 
 from desk_server import risk, rules
 from desk_server.bookkeeper import Bookkeeper
-from desk_server.brokers import Ack, Broker, BrokerRejected, BrokerThrottled, BrokerUnknown
+from desk_server.brokers import Ack, Broker, BrokerHasIt, BrokerRejected, BrokerThrottled, BrokerUnknown
 from desk_server.clock import Clock
 from desk_server.domain import ZERO, Identity, Order, OrderChange, OrderId, OrderRequest, Side, State, UserId
 from desk_server.drafts import (
@@ -85,11 +85,12 @@ class Desk:
         self._throttle = throttle
         self._allotment = allotment
         self._watched = watched
-        self._in_flight: dict[tuple[UserId, str], asyncio.Future[Order]] = {}
+        # Requests that are being carried out: set when they have been, or have failed.
+        self._in_flight: dict[tuple[UserId, str], asyncio.Event] = {}
         self._being_replaced: set[OrderId] = set()
         self._being_canceled: set[OrderId] = set()
         # Answered as accepted, and about to be folded as such.
-        self._accepted: dict[OrderId, Order] = {}
+        self._accepted: dict[OrderId, OrderAccepted] = {}
         self._writing: set[asyncio.Task[None]] = set()
         self._resolver = Resolver(self)
         self._state = "the desk is starting"
@@ -104,33 +105,32 @@ class Desk:
         """
         _may_trade(who)
         key = (who.user, request.request_id)
-        order = await self._once(key, lambda earlier: require_same(earlier, request), self._place(who, request))
+        order = await self._once(key, lambda earlier: require_same(earlier, request), lambda: self._place(who, request))
         return answer(order)
 
     async def _once(
-        self, key: tuple[UserId, str], require_same: Callable[[Order], None], act: Coroutine[Any, Any, Order]
+        self,
+        key: tuple[UserId, str],
+        require_same: Callable[[Order], None],
+        act: Callable[[], Coroutine[Any, Any, Order]],
     ) -> Order:
-        """Do `act`, unless a request of this key was carried out, or is just being: then that one's order."""
+        """Do `act`, unless a request of this key was carried out, or is just being: then that one's order.
+
+        A twin that left nothing behind (it was no order, or came too early) answers for itself alone.
+        """
         if not key[1]:
-            return await act
-        earlier = self.book.by_request(*key)
-        if earlier is None and (twin := self._in_flight.get(key)):
-            earlier = await asyncio.shield(twin)
-        if earlier is not None:
-            act.close()
+            return await act()
+        while twin := self._in_flight.get(key):
+            await twin.wait()
+        if earlier := self.book.by_request(*key):
             require_same(earlier)
-            return earlier
-        mine = self._in_flight[key] = asyncio.get_running_loop().create_future()
-        mine.add_done_callback(_looked_at)
+            return self.shown(earlier)
+        mine = self._in_flight[key] = asyncio.Event()
         try:
-            order = await act
-        except BaseException as error:
-            mine.set_exception(error if isinstance(error, DeskError) else _broken())
-            raise
+            return await act()
         finally:
             del self._in_flight[key]
-        mine.set_result(order)
-        return order
+            mine.set()
 
     async def _place(self, who: Identity, request: OrderRequest) -> Order:
         asset = await self.broker.asset(request.symbol)
@@ -140,7 +140,7 @@ class Desk:
             case risk.Refused() as refused:
                 return await self._refuse(who, request, refused)
             case risk.Approved() as approved:
-                order, legs = draw_up(who, request, self.clock.now(), approved.reserved_cash)
+                order, legs = draw_up(who, request, self.clock.now(), approved)
                 intent = OrderIntended(at=order.created_at, order=order, legs=legs)
                 await self._intend(intent, hold_for(order, approved))
                 return await self.send(order, legs)
@@ -166,7 +166,11 @@ class Desk:
             halted=self.book.halted(user, who.strategy, symbol),
             problems=tuple(self._trading_problems()),
         )
-        return risk.check(request, facts)
+        verdict = risk.check(request, facts)
+        if isinstance(verdict, risk.Refused):
+            # Refusals are recorded, so they too must come no faster than the rate.
+            return risk.throttled(request, facts) or verdict
+        return verdict
 
     async def _refuse(self, who: Identity, request: OrderRequest, refused: risk.Refused) -> Order:
         """Record the refusal, so that it is the answer for ever; unless a later try may pass."""
@@ -200,47 +204,62 @@ class Desk:
 
     async def send(self, order: Order, legs: Sequence[Order] = ()) -> Order:
         """Call the broker with a durable intent, and make the outcome durable."""
-        if halted := self.book.halted(order.user, order.strategy, order.request.symbol):
+        if stopped := self.stopped(order):
             return await self._outcome(
-                OrderNotSent(at=self.clock.now(), order_id=order.order_id, reason=f"trading was halted: {halted}")
+                OrderNotSent(at=self.clock.now(), order_id=order.order_id, reason=f"trading was halted: {stopped}")
             )
         try:
             ack = await self.broker.submit(order, legs)
+        except BrokerHasIt as known:
+            return await self._in_doubt(order.order_id, str(known))
         except BrokerRejected as no:
             return await self._outcome(
                 OrderRejected(at=self.clock.now(), order_id=order.order_id, code=no.code, message=no.message)
             )
         except (BrokerUnknown, BrokerThrottled) as silence:
-            order = await self._outcome(OrderUnknown(at=self.clock.now(), order_id=order.order_id, reason=str(silence)))
-            self._resolver.take(order.order_id)
-            return order
+            return await self._in_doubt(order.order_id, str(silence))
         return self._accept(order, ack)
+
+    def stopped(self, order: Order) -> str:
+        """Why this order may not go out now, whatever was decided before; "" when it may."""
+        return self.keeper.failure or self.book.halted(order.user, order.strategy, order.request.symbol)
+
+    async def _in_doubt(self, order_id: OrderId, reason: str) -> Order:
+        """Nobody knows what became of the request: note that, and find out."""
+        order = await self._outcome(OrderUnknown(at=self.clock.now(), order_id=order_id, reason=reason))
+        self._resolver.take(order_id)
+        return order
 
     def _accept(self, order: Order, ack: Ack) -> Order:
         """The broker has it, and would say so again under the order's name: the answer need not wait until that
         is written down. Until it is, `order` shows what was answered.
         """
-        event = _accepted(order.order_id, ack, self.clock.now())
-        shown = changed(
-            self.book.orders[order.order_id],
-            state=State.LIVE,
-            broker_status=ack.status,
-            broker_order_id=ack.broker_order_id,
-            updated_at=event.at,
-        )
-        self._accepted[order.order_id] = shown
+        event = self._accepted[order.order_id] = _accepted(order.order_id, ack, self.clock.now())
         writing = asyncio.create_task(self._write_acceptance(event))
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
-        return shown
+        return self.shown(self.book.orders[order.order_id])
+
+    def shown(self, order: Order) -> Order:
+        """The book's order, with the acceptance that was answered and is still being written down."""
+        event = self._accepted.get(order.order_id)
+        if event is None or order.state not in (State.SENDING, State.UNKNOWN):
+            return order
+        return changed(
+            order,
+            state=State.LIVE,
+            broker_status=event.status,
+            broker_order_id=event.broker_order_id,
+            message="",
+            updated_at=event.at,
+        )
 
     async def _write_acceptance(self, event: OrderAccepted) -> None:
         await self.keeper.record_stubbornly(event)
         self._accepted.pop(event.order_id, None)
-        if self.book.orders[event.order_id].cancel_requested:
-            self._resolver.take(event.order_id)
+        self._cancel_if_asked(event.order_id)
 
-    async def _outcome(self, event: OrderAccepted | OrderRejected | OrderUnknown | OrderNotSent) -> Order:
+    async def _outcome(self, event: OrderRejected | OrderUnknown | OrderNotSent) -> Order:
         """The broker has been asked, so this must be written down, however long the ledger takes."""
         await self.keeper.record_stubbornly(event)
         return self.book.orders[event.order_id]
@@ -253,19 +272,24 @@ class Desk:
         Raises DeskError NOT_FOUND, NOT_REPLACEABLE, REJECTED (the old order stands) or a refusal.
         """
         _may_trade(who)
-        old = self.order(who, order_id)
+        self.order(who, order_id)
         key = (who.user, change.request_id)
         order = await self._once(
-            key, lambda earlier: require_same_change(earlier, old, change), self._replace(who, old, change)
+            key,
+            lambda earlier: require_same_change(earlier, self.order(who, order_id), change),
+            lambda: self._replace(who, order_id, change),
         )
         return answer(order)
 
-    async def _replace(self, who: Identity, old: Order, change: OrderChange) -> Order:
-        rules.check_change(old, change, await self.broker.asset(old.request.symbol), self._market_time())
-        if old.state is not State.LIVE or old.cancel_requested or old.order_id in self._being_replaced:
+    async def _replace(self, who: Identity, order_id: str, change: OrderChange) -> Order:
+        asset = await self.broker.asset(self.order(who, order_id).request.symbol)
+        old = self.order(who, order_id)
+        rules.check_change(old, change, asset, self._market_time())
+        is_being_replaced = old.order_id in self._being_replaced or old.order_id in self.book.replacing
+        if old.state is not State.LIVE or old.cancel_requested or is_being_replaced:
             raise DeskError(
                 Code.NOT_REPLACEABLE,
-                f"the order is {'being replaced' if old.order_id in self._being_replaced else old.status}: "
+                f"the order is {'being replaced' if is_being_replaced else old.status}: "
                 "only a working order can be replaced",
                 order_id=old.order_id,
             )
@@ -286,27 +310,16 @@ class Desk:
                     self._being_replaced.discard(old.order_id)
 
     async def _send_replace(self, old: Order, new: Order, change: OrderChange) -> Order:
+        if stopped := self.stopped(new):
+            return await self._not_replaced(new, "HALTED", f"trading was halted: {stopped}")
         try:
             ack = await self.broker.replace(old, new, change)
+        except BrokerHasIt as known:
+            return await self._in_doubt(new.order_id, str(known))
         except BrokerRejected as no:
-            await self.keeper.record_stubbornly(
-                ReplaceRejected(
-                    at=self.clock.now(),
-                    order_id=old.order_id,
-                    new_order_id=new.order_id,
-                    code=no.code,
-                    message=no.message,
-                )
-            )
-            raise DeskError(
-                Code.NOT_REPLACEABLE,
-                f"the broker did not replace it, the old order stands: {no.message}",
-                order_id=old.order_id,
-            ) from no
+            return await self._not_replaced(new, no.code, no.message)
         except (BrokerUnknown, BrokerThrottled) as silence:
-            order = await self._outcome(OrderUnknown(at=self.clock.now(), order_id=new.order_id, reason=str(silence)))
-            self._resolver.take(order.order_id)
-            return order
+            return await self._in_doubt(new.order_id, str(silence))
         await self.keeper.record_stubbornly(
             OrderReplaced(
                 at=self.clock.now(),
@@ -316,7 +329,27 @@ class Desk:
                 qty=ack.qty,
             )
         )
+        return self._cancel_if_asked(new.order_id)
+
+    async def _not_replaced(self, new: Order, code: str, message: str) -> Order:
+        await self.keeper.record_stubbornly(
+            ReplaceRejected(
+                at=self.clock.now(),
+                order_id=OrderId(new.replaces),
+                new_order_id=new.order_id,
+                code=code,
+                message=message,
+            )
+        )
         return self.book.orders[new.order_id]
+
+    def _cancel_if_asked(self, order_id: OrderId) -> Order:
+        """A cancel (of the order or a leg) that came before the broker had the order is due now."""
+        order = self.book.orders[order_id]
+        for one in (order, *self.book.legs(order)):
+            if one.cancel_requested:
+                self._resolver.take(one.order_id)
+        return order
 
     async def cancel(self, who: Identity, order_id: str) -> Order:
         """Ask the broker to cancel; the outcome comes as an update. Cancelling twice is the same as once.
@@ -338,10 +371,15 @@ class Desk:
             self._being_canceled.discard(order.order_id)
         order = self.book.orders[order.order_id]
         if order.state in (State.LIVE, State.HELD):
-            return await self._cancel_at_broker(order)
-        return order
+            try:
+                await self.cancel_at_broker(order)
+            except (BrokerUnknown, BrokerThrottled) as silence:
+                self._resolver.take(order.order_id)
+                log.warning("cancel not answered", order_id=order.order_id, reason=str(silence))
+        return self.shown(self.book.orders[order.order_id])
 
-    async def _cancel_at_broker(self, order: Order) -> Order:
+    async def cancel_at_broker(self, order: Order) -> None:
+        """Raises DeskError NOT_CANCELABLE when the broker said no; BrokerUnknown or BrokerThrottled: ask again."""
         try:
             await self.broker.cancel(order)
         except BrokerRejected as no:
@@ -349,13 +387,12 @@ class Desk:
                 CancelRejected(at=self.clock.now(), order_id=order.order_id, message=no.message)
             )
             raise _not_cancelable(order, no.message) from no
-        except (BrokerUnknown, BrokerThrottled) as silence:
-            self._resolver.take(order.order_id)
-            log.warning("cancel not answered", order_id=order.order_id, reason=str(silence))
-        return self.book.orders[order.order_id]
 
     async def cancel_all(self, who: Identity, user: UserId | None, symbols: frozenset[str]) -> list[Order]:
-        """Cancel every open order of `user` (None: of everybody) in `symbols` (empty: in all)."""
+        """Cancel every open order of `user` (None: of everybody) in `symbols` (empty: in all).
+
+        Raises DeskError when some could not even be asked for; the others have been.
+        """
         _may_cancel(who)
         wanted = [
             order
@@ -363,12 +400,17 @@ class Desk:
             if who.may_see(order.user) and (not symbols or order.request.symbol in symbols)
         ]
         # A held leg ends with its entry; asking for both would only race.
-        wanted = [order for order in wanted if order.state is not State.HELD]
+        wanted = [order for order in wanted if order.state is not State.HELD or not self._entry_is_open(order)]
         done = await asyncio.gather(*(self.cancel(who, order.order_id) for order in wanted), return_exceptions=True)
         for outcome in done:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, DeskError):
+            is_over = isinstance(outcome, DeskError) and outcome.code is Code.NOT_CANCELABLE
+            if isinstance(outcome, BaseException) and not is_over:
                 raise outcome
-        return [self.book.orders[order.order_id] for order in wanted]
+        return [self.shown(self.book.orders[order.order_id]) for order in wanted]
+
+    def _entry_is_open(self, leg: Order) -> bool:
+        entry = self.book.order(leg.parent_id)
+        return entry is not None and entry.state.is_open
 
     async def set_halt(self, who: Identity, scope: str, name: str, halted: bool, reason: str) -> None:
         """Stop (or allow) trading of the desk, a user, a "user/strategy" or a symbol. Kept across restarts."""
@@ -387,18 +429,20 @@ class Desk:
 
     def order(self, who: Identity, order_id: str) -> Order:
         """Raises DeskError NOT_FOUND; another user's order is not found either."""
-        order = self._accepted.get(OrderId(order_id)) or self.book.orders.get(OrderId(order_id))
+        order = self.book.order(order_id)
         if order is None or not who.may_see(order.user):
             raise DeskError(Code.NOT_FOUND, f"you have no order {order_id[:64]!r}: list your orders for their ids")
-        return order
+        return self.shown(order)
 
     def problems(self) -> list[str]:
         """Why the desk is not ready; empty when it is."""
         watched = (look() for look in self._watched)
-        return [problem for problem in (*self._trading_problems(), self.hub.problem(), *watched) if problem]
+        others = (self.keeper.problem, self.hub.problem(), *watched)
+        return [*self._trading_problems(), *(problem for problem in others if problem)]
 
     def _trading_problems(self) -> list[str]:
-        return [problem for problem in (self._state, self.keeper.problem, self.broker.problem()) if problem]
+        """A ledger that could not be written is not among them: the next order finds out whether it can again."""
+        return [problem for problem in (self._state, self.keeper.failure, self.broker.problem()) if problem]
 
     def _market_time(self) -> datetime:
         """The market's own time where lines tell it (a replayed tape is in the past), else the clock's."""
@@ -416,7 +460,7 @@ class Desk:
         self.keeper.start()
         await self.broker.connect(self.keeper.on_broker_event)
         for order in self.book.open_orders(None):
-            if order.state is State.SENDING and not order.parent_id:
+            if order.state is State.SENDING and (order.replaces or not order.parent_id):
                 await self._outcome(
                     OrderUnknown(at=self.clock.now(), order_id=order.order_id, reason="the desk restarted")
                 )
@@ -461,13 +505,3 @@ def _accepted(order_id: OrderId, ack: Ack, now: datetime) -> OrderAccepted:
 
 def _not_cancelable(order: Order, why: str) -> DeskError:
     return DeskError(Code.NOT_CANCELABLE, f"the order cannot be canceled: {why}", order_id=order.order_id)
-
-
-def _broken() -> DeskError:
-    return DeskError(Code.INTERNAL, "the desk failed while it handled this request: ask again with the same id")
-
-
-def _looked_at(future: asyncio.Future[Order]) -> None:
-    """A failure that no twin waited for is not worth a warning."""
-    if not future.cancelled():
-        future.exception()

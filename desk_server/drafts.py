@@ -4,7 +4,6 @@ from datetime import datetime
 from decimal import Decimal
 
 from msgspec.structs import replace as changed
-from ulid import ULID
 
 from desk_server import rules
 from desk_server.domain import (
@@ -24,17 +23,24 @@ from desk_server.domain import (
 )
 from desk_server.errors import Code, DeskError
 from desk_server.holds import Hold
+from desk_server.ids import new_ulid
 from desk_server.risk import Approved
+
+_NOTHING = Approved(reserved_cash=ZERO)
 
 
 def draw_up(
-    who: Identity, request: OrderRequest, now: datetime, reserved_cash: Decimal = ZERO
+    who: Identity, request: OrderRequest, now: datetime, approved: Approved = _NOTHING
 ) -> tuple[Order, tuple[Order, ...]]:
     """The order and its legs, named and dated, as they will stand in the ledger."""
-    order = _new_order(who, request, now)
-    legs = tuple(_new_order(who, leg_request, now, order.order_id, leg) for leg, leg_request in _leg_requests(request))
-    leg_ids = tuple(leg.order_id for leg in legs)
-    return changed(order, reserved_cash=reserved_cash, leg_ids=leg_ids), legs
+    order = _new_order(who, request, now, reserved_cash=approved.reserved_cash)
+    if request.order_class is OrderClass.SIMPLE:
+        return order, ()
+    legs = tuple(
+        _new_order(who, leg_request, now, order.order_id, leg, reserved_cash=approved.exit_cash)
+        for leg, leg_request in _leg_requests(request)
+    )
+    return changed(order, leg_ids=tuple(leg.order_id for leg in legs)), legs
 
 
 def draw_up_replacement(old: Order, request: OrderRequest, now: datetime, reserved_cash: Decimal) -> Order:
@@ -44,8 +50,16 @@ def draw_up_replacement(old: Order, request: OrderRequest, now: datetime, reserv
     return changed(new, replaces=old.order_id, reserved_cash=reserved_cash)
 
 
-def _new_order(who: Identity, request: OrderRequest, now: datetime, parent_id: str = "", leg: Leg = Leg.NONE) -> Order:
-    ulid = str(ULID())
+def _new_order(
+    who: Identity,
+    request: OrderRequest,
+    now: datetime,
+    parent_id: str = "",
+    leg: Leg = Leg.NONE,
+    *,
+    reserved_cash: Decimal = ZERO,
+) -> Order:
+    ulid = new_ulid()
     return Order(
         order_id=OrderId(ulid),
         client_order_id=f"d1.{who.user}.{who.strategy}.{ulid}",
@@ -55,13 +69,15 @@ def _new_order(who: Identity, request: OrderRequest, now: datetime, parent_id: s
         request=request,
         created_at=now,
         updated_at=now,
+        reserved_cash=reserved_cash,
         parent_id=parent_id,
         leg=leg,
     )
 
 
 def hold_for(order: Order, approved: Approved) -> Hold:
-    return Hold(order.order_id, order.user, order.request.symbol, approved.reserved_cash, approved.sold)
+    cash = approved.reserved_cash + approved.exit_cash
+    return Hold(order.order_id, order.user, order.request.symbol, cash, approved.sold)
 
 
 def hold_for_replacement(old: Order, new: Order, approved: Approved) -> Hold:
@@ -73,8 +89,6 @@ def hold_for_replacement(old: Order, new: Order, approved: Approved) -> Hold:
 
 def _leg_requests(request: OrderRequest) -> list[tuple[Leg, OrderRequest]]:
     """The exit orders that a bracket, OTO or OCO brings along. An OCO is its take-profit; its leg the stop."""
-    if request.order_class is OrderClass.SIMPLE:
-        return []
     is_exit = request.order_class is OrderClass.OCO
     side = request.side if is_exit else (Side.SELL if request.side is Side.BUY else Side.BUY)
     legs = []
@@ -118,15 +132,10 @@ def require_same(earlier: Order, request: OrderRequest) -> None:
 
 def require_same_change(earlier: Order, old: Order, change: OrderChange) -> None:
     """Raises DeskError KEY_REUSED when a request id seen before now changes something else."""
-    asked, was = earlier.request, old.request
-    trail = asked.trail_price if was.trail_price is not None else asked.trail_percent
-    same = (
-        earlier.replaces == old.order_id
-        and change.qty in (None, (asked.qty or ZERO) + old.filled_qty)
-        and change.time_in_force in (None, asked.time_in_force)
-        and change.limit_price in (None, asked.limit_price)
-        and change.stop_price in (None, asked.stop_price)
-        and change.trail in (None, trail)
+    expected, asked = rules.changed(old.request, change), earlier.request
+    total = None if asked.qty is None else asked.qty + old.filled_qty
+    same = earlier.replaces == old.order_id and _content(expected) == _content(
+        changed(asked, qty=total, request_id=expected.request_id)
     )
     if not same:
         raise _key_reused(change.request_id, earlier)
@@ -147,6 +156,12 @@ def answer(order: Order) -> Order:
                 limit=order.limit,
                 observed=order.observed,
                 order_id=order.order_id,
+            )
+        case State.REJECTED if order.replaces:
+            raise DeskError(
+                Code.NOT_REPLACEABLE,
+                f"it was not replaced, the old order stands: {order.message}",
+                order_id=order.replaces,
             )
         case State.REJECTED:
             raise DeskError(

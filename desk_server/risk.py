@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from desk_server.domain import ZERO, OrderRequest, OrderType, Quote, Side
+from desk_server.domain import ZERO, OrderClass, OrderRequest, OrderType, Quote, Side
 from desk_server.errors import Code
 
 
@@ -45,10 +45,14 @@ class Facts(Struct, frozen=True):
 
 
 class Approved(Struct, frozen=True):
-    """`reserved_cash`, in dollars, is held back until the order ends; `sold` are the shares that it may sell."""
+    """`reserved_cash`, in dollars, is held back until the order ends; `sold` are the shares that it may sell.
+
+    `exit_cash` is what each of its legs holds back: exits that buy, of which only one executes in full.
+    """
 
     reserved_cash: Decimal
     sold: Decimal = ZERO
+    exit_cash: Decimal = ZERO
 
 
 class Refused(Struct, frozen=True):
@@ -67,7 +71,7 @@ def check(request: OrderRequest, facts: Facts) -> Approved | Refused:
         if refusal := rule(request, facts):
             return refusal
     sold = _quantity(request, facts) if request.side is Side.SELL else ZERO
-    return Approved(reserved_cash=_cash_needed(request, facts), sold=sold)
+    return Approved(reserved_cash=_cash_needed(request, facts), sold=sold, exit_cash=_exit_cash(request, facts))
 
 
 def _size(request: OrderRequest, facts: Facts) -> Refused | None:
@@ -136,7 +140,7 @@ def _data_sanity(request: OrderRequest, facts: Facts) -> Refused | None:
 
 
 def _buying_power(request: OrderRequest, facts: Facts) -> Refused | None:
-    needed = _cash_needed(request, facts)
+    needed = _cash_needed(request, facts) + _exit_cash(request, facts)
     if needed <= max(facts.buying_power, ZERO):
         return None
     return Refused(
@@ -174,7 +178,7 @@ def _ownership(request: OrderRequest, facts: Facts) -> Refused | None:
     )
 
 
-def _throttle(_: OrderRequest, facts: Facts) -> Refused | None:
+def throttled(_: OrderRequest, facts: Facts) -> Refused | None:
     if facts.throttle_s <= 0:
         return None
     return Refused(
@@ -214,7 +218,7 @@ CHECKS: tuple[Check, ...] = (
     _data_sanity,
     _buying_power,
     _ownership,
-    _throttle,
+    throttled,
     _open_orders,
     _halted,
     _ready,
@@ -229,18 +233,31 @@ def _market_price(side: Side, quote: Quote) -> Decimal:
 
 def _worst_price(request: OrderRequest, facts: Facts) -> Decimal | None:
     """The price per share that the order may cost at the worst; None where nothing tells."""
+    if request.order_class is OrderClass.OCO:
+        return _worst_exit_price(request, facts)
     if request.limit_price is not None:
         return request.limit_price
     buffer = 1 + facts.limits.market_buffer_percent / 100
+    market = _market_price(request.side, facts.quote) if facts.quote else None
     if request.stop_price is not None:
-        return request.stop_price * buffer
-    if facts.quote is None:
+        # A stop that has been passed already buys at the market.
+        return max(request.stop_price, market or ZERO) * buffer
+    if market is None:
         return None
-    market = _market_price(request.side, facts.quote)
     if request.type is OrderType.TRAILING_STOP:
         trail = request.trail_price or market * (request.trail_percent or ZERO) / 100
         return (market + trail * request.side.sign) * buffer
     return market * buffer
+
+
+def _worst_exit_price(request: OrderRequest, facts: Facts) -> Decimal:
+    """The most that a share may cost to an exit of a bracket, OTO or OCO: its take-profit or its stop."""
+    stop, dearest = request.stop_loss, request.take_profit or ZERO
+    if stop is None:
+        return dearest
+    if stop.limit_price is not None:
+        return max(dearest, stop.limit_price)
+    return max(dearest, stop.stop_price * (1 + facts.limits.market_buffer_percent / 100))
 
 
 def _value(request: OrderRequest, facts: Facts) -> Decimal | None:
@@ -253,15 +270,25 @@ def _value(request: OrderRequest, facts: Facts) -> Decimal | None:
 def _quantity(request: OrderRequest, facts: Facts) -> Decimal:
     if request.qty is not None:
         return request.qty
-    price = _market_price(request.side, facts.quote) if facts.quote else None
-    return (request.notional or ZERO) / price if price else ZERO
+    if facts.quote is None:
+        return ZERO
+    # A sale for so many dollars takes the more shares the lower the price it meets.
+    worse = 1 - facts.limits.market_buffer_percent / 100 * (request.side is Side.SELL)
+    price = _market_price(request.side, facts.quote) * worse
+    return (request.notional or ZERO) / price if price > 0 else ZERO
 
 
 def _cash_needed(request: OrderRequest, facts: Facts) -> Decimal:
-    """Cash to hold back: a buy's worst cost; for a short sale the same, as its margin."""
+    """Cash to hold back: a buy's worst cost, also where it covers; for a short sale the same, as its margin."""
     value = _value(request, facts) or ZERO
     if request.side is Side.SELL:
         opens_short = facts.position <= 0 and facts.available <= 0
         return value if opens_short else ZERO
-    covers_short = facts.position < 0
-    return ZERO if covers_short else value
+    return value
+
+
+def _exit_cash(request: OrderRequest, facts: Facts) -> Decimal:
+    """Cash to hold back for exits that buy: what the sale brings may be spent elsewhere when they do."""
+    if request.side is Side.BUY or request.order_class not in (OrderClass.BRACKET, OrderClass.OTO):
+        return ZERO
+    return _worst_exit_price(request, facts) * (request.qty or ZERO)

@@ -15,6 +15,9 @@ from desk_server.events import (
     ReplaceRejected,
 )
 
+# What the broker's word brings to life: where the desk knows of nothing, or had given the order up.
+_UNPROVEN = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE, State.REJECTED, State.NOT_SENT})
+
 
 def event_of(said: BrokerEvent, order: Order | None, replacement: Order | None) -> AnyEvent | None:
     """None where the broker said nothing new.
@@ -35,7 +38,7 @@ def event_of(said: BrokerEvent, order: Order | None, replacement: Order | None) 
                 price=said.price or ZERO,
                 fee=said.fee,
             )
-        case What.ACCEPTED if order.state in (State.SENDING, State.UNKNOWN, State.QUARANTINE):
+        case What.ACCEPTED if order.state in _UNPROVEN:
             return OrderAccepted(
                 at=said.at, order_id=order_id, broker_order_id=said.broker_order_id, status=said.status or "accepted"
             )
@@ -73,7 +76,7 @@ def _house(said: BrokerEvent) -> HouseExecuted:
 
 
 def _replaced(said: BrokerEvent, order_id: OrderId, new: Order | None) -> OrderReplaced | None:
-    if new is None or new.state is not State.SENDING:
+    if new is None or new.broker_order_id:
         return None
     return OrderReplaced(
         at=said.at,
@@ -85,7 +88,7 @@ def _replaced(said: BrokerEvent, order_id: OrderId, new: Order | None) -> OrderR
 
 
 def _replace_rejected(said: BrokerEvent, order_id: OrderId, new: Order | None) -> ReplaceRejected | None:
-    if new is None or new.state is not State.SENDING:
+    if new is None or new.state not in (State.SENDING, State.UNKNOWN):
         return None
     return ReplaceRejected(
         at=said.at, order_id=order_id, new_order_id=new.order_id, code=said.code, message=said.message

@@ -23,6 +23,10 @@ class BrokerRejected(Exception):
         self.message = message
 
 
+class BrokerHasIt(BrokerRejected):
+    """The client_order_id is taken: an earlier request under it arrived, whatever was thought of it. Look it up."""
+
+
 class BrokerUnknown(Exception):
     """No answer, or none that proves anything: ask again under the client_order_id."""
 
@@ -97,7 +101,10 @@ class BrokerOrder(Struct, frozen=True):
 
 
 class Capabilities(Struct, frozen=True):
-    """What the desk must know before it promises anything."""
+    """What the desk must know before it promises anything.
+
+    `lookup_lag_s`: for how long a request that was given up may still arrive, so that `find` proves nothing.
+    """
 
     name: str
     live: bool = False
@@ -105,6 +112,7 @@ class Capabilities(Struct, frozen=True):
     short: bool = True
     brackets: bool = True
     extended_hours: bool = True
+    lookup_lag_s: float = 0.0
 
 
 class Broker(Protocol):

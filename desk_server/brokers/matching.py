@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from desk_server.brokers import Ack, BrokerEvent, BrokerOrder, BrokerRejected, What
+from desk_server.brokers import Ack, BrokerEvent, BrokerHasIt, BrokerOrder, BrokerRejected, What
 from desk_server.brokers.fills import FillModel, Touch, shares_for
 from desk_server.brokers.restart import regroup, restored, was_here
 from desk_server.brokers.resting import Group, Resting, SymbolBook, stable_id
@@ -83,7 +83,7 @@ class PaperExchange:
         """Raises BrokerRejected; then the old order stands. `Ack.qty` is what the new one may execute."""
         old = self._require_known(order)
         if new.client_order_id in self._orders:
-            raise BrokerRejected("40010001", "client_order_id must be unique")
+            raise BrokerHasIt("40010001", "client_order_id must be unique")
         fresh = self._changed(old, new, change)
         old.status = "replaced"
         self._forget(old)
@@ -333,7 +333,7 @@ class PaperExchange:
         request = order.request
         for one in (order, *legs):
             if one.client_order_id in self._orders:
-                raise BrokerRejected("40010001", "client_order_id must be unique")
+                raise BrokerHasIt("40010001", "client_order_id must be unique")
         asset = self.assets.get(request.symbol)
         if asset is None:
             raise BrokerRejected("42210000", f'asset "{request.symbol}" not found')

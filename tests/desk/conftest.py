@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from desk_server.bookkeeper import Bookkeeper
-from desk_server.brokers import Ack, BrokerEvent, BrokerOrder, BrokerUnknown
+from desk_server.brokers import Ack, Broker, BrokerEvent, BrokerOrder, BrokerUnknown
 from desk_server.brokers.fills import FillModel
 from desk_server.brokers.paper import PaperBroker
 from desk_server.clock import SystemClock
@@ -94,14 +94,23 @@ class FaultyBroker:
 class DeskUnderTest:
     """One run of the desk on a directory; `restarted` is the next run on the same one."""
 
-    def __init__(self, directory: Path, *, start_at: datetime = TEN_O_CLOCK, **limits: object) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        start_at: datetime = TEN_O_CLOCK,
+        model: FillModel | None = None,
+        seed: int = 1,
+        wire: Callable[[PaperBroker], Broker] = FaultyBroker,
+        **limits: object,
+    ) -> None:
         self.directory = directory
-        self.limits = limits
+        self.made_with = {"model": model, "seed": seed, "wire": wire, **limits}
         self.at = start_at
         clock = SystemClock()
         self.ledger = SqliteLedger(directory / "ledger" / "desk.db")
         self.hub = Hub(Tape(directory / "tape", 2**20), clock, 1000)
-        self.broker = FaultyBroker(PaperBroker(ASSETS, model=FillModel(partial_percent=0.0), clock=clock))
+        self.broker = wire(PaperBroker(ASSETS, model=model or FillModel(), seed=seed, clock=clock))
         self.hub.taps.append(self.broker.paper.on_quote)
         self.keeper = Bookkeeper(self.ledger, clock)
         chosen: dict[str, object] = {
@@ -136,7 +145,11 @@ class DeskUnderTest:
     async def restarted(self) -> "DeskUnderTest":
         """A second run on what the first one left on disk."""
         await self.stop()
-        return await DeskUnderTest(self.directory, start_at=self.at, **self.limits).start()
+        return await self.anew(self.directory)
+
+    async def anew(self, directory: Path) -> "DeskUnderTest":
+        """Another run like this one, on what that directory has."""
+        return await DeskUnderTest(directory, start_at=self.at, **self.made_with).start()
 
     def line(self, symbol: str = "AAPL", bid: str = "99.99", ask: str = "100") -> None:
         self.at += timedelta(seconds=1)

@@ -97,17 +97,19 @@ ALL_WRONG = {
     "position": D(-1),
     "available": D(-1),
 }
+RICH = {"buying_power": D(1000)}
+COVER = replace(BUY, qty=D(1))
 PRECEDENCE = [
     (replace(limit(BUY, "150"), qty=D(2000)), {"now_s": 500.0}, Code.MAX_QTY),
     (replace(limit(BUY, "150"), qty=D(900)), {"now_s": 500.0}, Code.MAX_NOTIONAL),
     (limit(BUY, "150"), {"now_s": 500.0}, Code.COLLAR),
     (limit(BUY, "99"), {"now_s": 500.0}, Code.STALE_DATA),
     (BUY, {"position": D(0)}, Code.BUYING_POWER),
-    (BUY, {}, Code.NOT_OWNED),
-    (replace(BUY, qty=D(1)), {}, Code.THROTTLED),
-    (replace(BUY, qty=D(1)), {"throttle_s": 0.0}, Code.OPEN_LIMIT),
-    (replace(BUY, qty=D(1)), {"throttle_s": 0.0, "open_orders": 0}, Code.HALTED),
-    (replace(BUY, qty=D(1)), {"throttle_s": 0.0, "open_orders": 0, "halted": ""}, Code.NOT_READY),
+    (BUY, RICH, Code.NOT_OWNED),
+    (COVER, RICH, Code.THROTTLED),
+    (COVER, RICH | {"throttle_s": 0.0}, Code.OPEN_LIMIT),
+    (COVER, RICH | {"throttle_s": 0.0, "open_orders": 0}, Code.HALTED),
+    (COVER, RICH | {"throttle_s": 0.0, "open_orders": 0, "halted": ""}, Code.NOT_READY),
 ]
 
 
