@@ -109,10 +109,11 @@ def _end_with_parent() -> None:
 
 
 def _free_port(name: str, usual: int) -> str:
-    """The port asked for in the environment, or the usual one, or any where that is taken."""
-    if (given := os.environ.get(name, "0")) != "0":
+    """The port asked for in the environment; without one the usual, or any where that is taken or 0 is asked for."""
+    given = os.environ.get(name)
+    if given and given != "0":
         return given
-    for port in (usual, 0):
+    for port in (0,) if given else (usual, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

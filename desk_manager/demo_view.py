@@ -26,7 +26,7 @@ _ERRORS_SHOWN = 3
 _CUT_IS_TOLD = ("strategies", "users")
 _COLUMN_MAX = 32
 # How wide the terminal must be for what is not essential.
-_WIDTH_MIN = {"ORDERS": 90, "CPU": 90, "RESTARTS": 100, "FEES": 100, "buying_power": 100}
+_WIDTH_MIN = {"long names": 100, "ORDERS": 90, "CPU": 90, "RESTARTS": 100, "FEES": 100, "buying_power": 100}
 
 Json = Mapping[str, Any]
 
@@ -149,6 +149,8 @@ def _is_well(row: Row) -> tuple[bool, str]:
 
 def _strategies(rows: Sequence[Row], width: int) -> Table:
     made = _table(("STRATEGY", "USER", "STATE"))
+    if width < _WIDTH_MIN["long names"]:
+        made.columns[0].max_width, made.columns[1].max_width = 16, 8
     numbers = ["UPTIME", "LINES", "LAST LINE", "ORDERS", "FILLS", "MEMORY", "CPU", "RESTARTS"]
     kept = [name for name in numbers if width >= _WIDTH_MIN.get(name, 0)]
     for name in kept:
