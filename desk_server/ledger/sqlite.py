@@ -1,8 +1,8 @@
 """The embedded ledger: one SQLite file, one thread that writes, one commit for all that waits.
 
-While a commit syncs, the next batch gathers, so that many callers share one sync. One connection does all
-writing and checkpointing: SQLite before 3.51.3 can corrupt a write-ahead log that two connections
-checkpoint or write at once (sqlite.org/wal.html). Readers have read-only connections of their own.
+While a commit syncs, the next batch gathers on the loop: many callers share one sync, and one change of threads.
+One connection does all writing and checkpointing: SQLite before 3.51.3 can corrupt a write-ahead log that two
+connections checkpoint or write at once (sqlite.org/wal.html). Readers have read-only connections of their own.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import queue
 import sqlite3
 import threading
 from asyncio import Future
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 BATCH_MAX = 500
 # More events than this waiting for the disk: new ones are refused at once.
 WAITING_MAX = 100_000
+# How long events that need not be synced wait for one that must be.
+_ALONE_S = 0.001
 _INSERT = "INSERT INTO events (seq, at, kind, user, order_id, dedupe, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 # After a sync has failed nobody knows what is on the disk, and a later sync may not tell the truth either.
 _SYNC_FAILED = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
@@ -61,7 +64,14 @@ class SqliteLedger:
         self._batch_max = batch_max
         # Events appended and not answered; counted on the loop only.
         self._waiting = 0
-        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        # What the writer has not been given yet, and whether the disk must have any of it.
+        self._gathered: deque[_Call] = deque()
+        self._is_urgent = False
+        # Whether this turn of the loop ends with a batch for the writer; whether it has one.
+        self._is_due = False
+        self._is_writing = False
+        # The writer is given one batch at a time, and None to end.
+        self._batches: queue.SimpleQueue[list[_Call] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_committed: Callable[[Sequence[Stored]], None] | None = None
@@ -101,8 +111,11 @@ class SqliteLedger:
             future.set_exception(LedgerUnavailable(problem))
             return future
         must_sync = not all(map(can_be_asked_again, events))
-        self._queue.put(_Call(events, [columns_of(event) for event in events], must_sync, future))
+        self._gathered.append(_Call(events, [columns_of(event) for event in events], must_sync, future))
         self._waiting += len(events)
+        self._is_urgent = self._is_urgent or must_sync
+        if not self._is_writing and (must_sync or len(self._gathered) == 1):
+            self._hand_over_soon()
         return future
 
     def read(self, after: int = 0) -> Iterator[Stored]:
@@ -123,7 +136,9 @@ class SqliteLedger:
             return
         self._closed = True
         if self._thread is not None:
-            self._queue.put(None)
+            while self._gathered:
+                self._batches.put(self._next_batch())
+            self._batches.put(None)
             await asyncio.to_thread(self._thread.join)
         else:
             self._let_go()
@@ -137,31 +152,40 @@ class SqliteLedger:
             return f"{self._waiting} events wait for the disk, which cannot keep up: try again later"
         return ""
 
+    # On the loop: batches for the writer
+
+    def _hand_over_soon(self) -> None:
+        """When this turn of the loop is over; what need not be synced waits a moment longer, for what must be."""
+        assert self._loop is not None
+        if self._is_due:
+            return
+        if self._is_urgent:
+            self._is_due = True
+            self._loop.call_soon(self._hand_over)
+        else:
+            self._loop.call_later(_ALONE_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._is_due = False
+        if self._gathered and not self._is_writing:
+            self._is_writing = True
+            self._batches.put(self._next_batch())
+
+    def _next_batch(self) -> list[_Call]:
+        batch: list[_Call] = []
+        count = 0
+        while self._gathered and count < self._batch_max:
+            batch.append(call := self._gathered.popleft())
+            count += len(call.events)
+        self._is_urgent = bool(self._gathered)
+        return batch
+
     # The writer thread
 
     def _write(self) -> None:
-        is_open = True
-        while is_open:
-            batch, is_open = self._gather()
-            if batch:
-                self._tell(*self._store_safely(batch))
+        for batch in iter(self._batches.get, None):
+            self._tell(*self._store_safely(batch))
         self._let_go()
-
-    def _gather(self) -> tuple[list[_Call], bool]:
-        """Wait for a call, then take all that wait (up to `batch_max` events); False when it was the last."""
-        batch: list[_Call] = []
-        call = self._queue.get()
-        count = 0
-        while call is not None:
-            batch.append(call)
-            count += len(call.events)
-            if count >= self._batch_max:
-                return batch, True
-            try:
-                call = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, True
-        return batch, False
 
     def _store_safely(self, batch: list[_Call]) -> tuple[list[Stored], list[_Outcome]]:
         try:
@@ -270,6 +294,11 @@ class SqliteLedger:
 
     def _answer(self, stored: list[Stored], outcomes: list[_Outcome]) -> None:
         assert self._on_committed is not None
+        self._is_writing = False
+        if self._is_urgent:
+            self._hand_over()
+        elif self._gathered:
+            self._hand_over_soon()
         self._waiting -= sum(len(call.events) for call, _ in outcomes)
         if stored and not self._unfolded:
             try:

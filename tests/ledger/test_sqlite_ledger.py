@@ -345,3 +345,13 @@ def sql(path: Path, statement: str) -> None:
 def query(path: Path, statement: str) -> list[tuple]:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute(statement).fetchall()
+
+
+async def test_acceptances_that_gathered_during_a_commit_are_stored_though_nothing_follows(make_sqlite: Make):
+    """What need not be synced waits for company, but not for ever."""
+    opened_ledger = Open(make_sqlite()).ledger
+    first = opened_ledger.append(executed(1))
+    await asyncio.sleep(0)  # the writer has its first batch now
+    accepted = [OrderAccepted(at=AT, order_id=f"o{number}", broker_order_id="b") for number in range(3)]
+    late = [opened_ledger.append(event) for event in accepted]
+    assert await asyncio.wait_for(asyncio.gather(first, *late), 5) == [1, 2, 3, 4]
