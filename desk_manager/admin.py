@@ -96,7 +96,8 @@ class DeskAdmin:
         except httpx.TransportError as error:
             raise DeskUnreachable(
                 f"no desk answers at {self._settings.server_url} ({str(error) or type(error).__name__})",
-                "start the desk (python -m desk_server), or set DESK_SERVER_URL or DESK_RUN_DIR to where it is",
+                "start the desk (`make up`, or .venv/bin/python -m desk_server), "
+                "or set DESK_SERVER_URL or DESK_RUN_DIR to where it is",
             ) from None
         if answer.status_code in (401, 403):
             self._token = ""

@@ -50,8 +50,8 @@ def render(rows: Sequence[Row], notice: str = "") -> RenderableType:
             "" if row.cpu_percent is None else f"{row.cpu_percent:.1f}",
         )
     # Text, not markup: the strategy wrote it.
-    errors = [Text.assemble("\n", _name(row), ": ", (row.last_error, "red"), end="") for row in rows if row.last_error]
-    shown: list[RenderableType] = [table, *errors]
+    errors = [Text.assemble(_name(row), ": ", (row.last_error, "red")) for row in rows if row.last_error]
+    shown: list[RenderableType] = [table, Text(), *errors] if errors else [table]
     return Group(Text(notice, "bold white on red"), *shown) if notice else Group(*shown)
 
 

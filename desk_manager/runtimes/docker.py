@@ -213,14 +213,22 @@ def _connect() -> Any:
     try:
         return docker.APIClient(**docker.utils.kwargs_from_env(), version="auto", timeout=API_TIMEOUT_S, num_pools=32)
     except (DockerException, requests.RequestException) as error:
-        denied = "Permission denied" in str(error)
-        raise NoEngine(
-            "no Docker engine that we may use" if denied else "no Docker engine answers",
-            "run this as root or as a member of the group docker"
-            if denied
-            else "install and start Docker (Debian, Ubuntu: apt install docker.io), or, for your own code only "
-            "and without a sandbox, use --runtime process",
-        ) from error
+        raise _no_engine(error) from error
+
+
+def _no_engine(error: Exception) -> NoEngine:
+    where = f" at DOCKER_HOST={os.environ['DOCKER_HOST']}" if os.environ.get("DOCKER_HOST") else ""
+    if "Permission denied" in str(error):
+        return NoEngine(
+            f"no Docker engine that we may use{where}", "run this as root or as a member of the group docker"
+        )
+    if where:
+        return NoEngine(f"no Docker engine answers{where}", "unset DOCKER_HOST to use this machine's, or correct it")
+    return NoEngine(
+        "no Docker engine answers",
+        "install and start one (as root on Debian or Ubuntu: make engine), or, for your own code only and without "
+        "a sandbox, use --runtime process",
+    )
 
 
 def _instance(facts: Mapping[str, Any]) -> Instance:

@@ -13,6 +13,9 @@ for line in sys.stdin:
     symbol, price = tick["symbol"], float(tick["price"])
     if held < 3 and price < before.get(symbol, 0.0):
         answer = place_order(symbol, 1, "buy")
-        print(f"bought 1 {symbol} near {price}: {answer.status} {answer.order_status}", flush=True)
-        held += 1
+        if answer.status == "success":
+            held += 1
+            print(f"buying 1 {symbol} near {price}: order {answer.order_id}", flush=True)
+        else:
+            print(f"refused: {answer.code}: {answer.message}", flush=True)
     before[symbol] = price

@@ -54,7 +54,7 @@ def test_no_engine_is_exit_code_4_and_says_what_to_do(ground):
     for verb in ("start", "stop", "status", "watch"):
         done = ground.manager(verb, **NO_ENGINE)
         assert done.returncode == 4, done.stderr
-        assert "no Docker engine answers" in done.stderr and "Next:" in done.stderr
+        assert "no Docker engine answers at DOCKER_HOST=" in done.stderr and "Next:" in done.stderr
 
 
 def test_no_desk_is_exit_code_3_and_says_what_to_do(ground):
