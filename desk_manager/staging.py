@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ NAME_BYTES_MAX = 128
 SKIPPED = frozenset({"__pycache__", ".git"})
 KEPT_MAX = 100
 CHUNK = 1 << 20
+
+# Two strategies with the same content have one copy. Other processes are kept away by the manager's lock.
+_publishing = threading.Lock()
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -66,13 +70,14 @@ def stage(folder: Path, staged_dir: Path) -> Staged:
         walk = _Walk(folder)
         code_hash = walk.run(building)
         target = staged_dir / code_hash
-        if target.is_dir() and _still(target, code_hash):
-            os.utime(target)
-        else:
-            remove(target)
-            building.chmod(0o755)  # a directory without the write bit cannot be renamed by its owner
-            building.rename(target)
-            target.chmod(0o555)
+        with _publishing:
+            if target.is_dir() and _still(target, code_hash):
+                os.utime(target)
+            else:
+                remove(target)
+                building.chmod(0o755)  # a directory without the write bit cannot be renamed by its owner
+                building.rename(target)
+                target.chmod(0o555)
     finally:
         remove(building)
     return Staged(code_hash, target, walk.files, walk.size_bytes)

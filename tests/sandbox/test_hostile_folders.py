@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,18 @@ def test_what_is_staged_is_what_was_hashed(folder, tmp_path):
     assert sorted(path.name for path in staged.directory.rglob("*")) == ["data", "prices.json", "strategy.py"]
     modes = {oct(path.stat().st_mode & 0o777) for path in staged.directory.rglob("*")}
     assert modes == {"0o444", "0o555"}
+
+
+def test_the_same_content_staged_by_many_at_once_is_one_copy(tmp_path):
+    """Thirty strategies may start from the same code at the same moment."""
+    for number in range(30):
+        made = tmp_path / f"s{number}"
+        made.mkdir()
+        (made / "strategy.py").write_text(READS_LINES)
+    with ThreadPoolExecutor(30) as pool:
+        copies = list(pool.map(lambda number: staging.stage(tmp_path / f"s{number}", tmp_path / "staged"), range(30)))
+    assert len({copy.directory for copy in copies}) == 1
+    assert [path.name for path in (tmp_path / "staged").iterdir()] == [copies[0].code_hash]
 
 
 def test_a_staged_copy_that_was_tampered_with_is_made_anew(folder, tmp_path):

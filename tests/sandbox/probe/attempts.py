@@ -2,6 +2,7 @@
 
 import ctypes
 import glob
+import itertools
 import os
 import resource
 import socket
@@ -529,12 +530,12 @@ def writable_directories():
 
 @probe
 def write_any_directory():
-    return ",".join(list(writable_directories())[:10]) or None
+    return ",".join(itertools.islice(writable_directories(), 10)) or None
 
 
 @probe
 def write_any_file():
-    found = []
+    """The first will do: outside of the sandbox, opening a file of the image copies it."""
     for parent, folders, names in os.walk("/"):
         if parent.startswith(("/proc", "/tmp", "/dev")):
             folders.clear()
@@ -544,10 +545,10 @@ def write_any_file():
             try:
                 if path != OWN_LOG and stat.S_ISREG(os.lstat(path).st_mode):
                     os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-                    found.append(path)
+                    return path
             except OSError:
                 continue
-    return ",".join(found[:10]) or None
+    return None
 
 
 @probe
