@@ -108,7 +108,7 @@ def test_a_log_flood_costs_the_engine_nothing(ground, bomb):
     assert largest <= 8 * 2**20
     docker_log = subprocess.run(["docker", "logs", f"strategy-{name}"], capture_output=True, check=False)
     assert docker_log.stdout + docker_log.stderr == b""
-    print(f"\nlog flood of 8 s: {spent:.2f} CPU seconds of the engine, start and stop included")
+    print(f"\nlog flood of 8 s: {spent:.2f} CPU seconds of the engine, the start included")
     # Starting the container itself takes some; the flood took 8 CPU seconds where it reached the engine.
     assert spent < 2, spent
 
