@@ -145,9 +145,12 @@ class GrpcDoor:
     ) -> Callable[[Request, Context], Awaitable[Message]]:
         async def call(request: Request, context: Context) -> Message:
             request_id = _start_log(context)
+
+            async def work() -> Message:
+                return await verb(self._identify(context), _decoded(request))
+
             try:
-                who = self._identify(context)
-                return await self._to_the_end(_finished(verb(who, _decoded(request)), request_id))
+                return await self._to_the_end(_finished(work(), request_id))
             except DeskError as error:
                 await _abort(context, error)
 
@@ -186,26 +189,26 @@ class GrpcDoor:
             return errors.as_message(error)
 
     async def _stream_updates(self, request: Request, context: Context) -> AsyncIterator[orders_pb2.OrderUpdate]:
-        _start_log(context)
-        try:
+        async def updates() -> AsyncIterator[orders_pb2.OrderUpdate]:
             wish = _decoded(request)
             assert isinstance(wish, orders_pb2.StreamUpdatesRequest)
             async for update in self._streams.updates(self._identify(context), wish):
                 if update is not None:
                     yield wire.update_message(update)
-        except DeskError as error:
-            await _abort(context, error)
+
+        async for message in _guarded(updates(), context):
+            yield message
 
     async def _stream_market(self, request: Request, context: Context) -> AsyncIterator[market_pb2.MarketLine]:
-        _start_log(context)
-        try:
+        async def lines() -> AsyncIterator[market_pb2.MarketLine]:
             wish = _decoded(request)
             assert isinstance(wish, market_pb2.StreamMarketRequest)
             async for line in self._streams.market_lines(self._identify(context), wish):
                 if line is not None:
                     yield market_pb2.MarketLine(seq=seq_of(line), json=line)
-        except DeskError as error:
-            await _abort(context, error)
+
+        async for message in _guarded(lines(), context):
+            yield message
 
     def _identify(self, context: Context) -> Identity:
         """Raises DeskError, the same as over HTTP."""
@@ -235,6 +238,21 @@ class GrpcDoor:
         """Wait for the work; a deadline or a cancel ends the wait, and the work goes on."""
         result: T = await asyncio.shield(self._keep(work))
         return result
+
+
+async def _guarded(source: AsyncIterator[T], context: Context) -> AsyncIterator[T]:
+    """A stream of answers; whatever goes wrong ends it with an error of the table."""
+    request_id = _start_log(context)
+    try:
+        async for item in source:
+            yield item
+        return
+    except DeskError as refused:
+        error = refused
+    except Exception:  # the boundary of a request: logged, and the caller told no more than its id
+        log.exception("stream failed")
+        error = errors.internal(request_id)
+    await _abort(context, error)
 
 
 async def _finished(work: Awaitable[T], request_id: str) -> T:

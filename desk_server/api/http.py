@@ -263,9 +263,29 @@ def _peer(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
+def _guarded(endpoint: Endpoint) -> Endpoint:
+    """What the endpoint did not foresee is answered here, so that the connection stays good."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except HTTPException:
+            raise
+        except Exception as error:  # the boundary of a request
+            return await _failed(request, error)
+
+    return guarded
+
+
 def _add(
     app: FastAPI, method: str, path: str, endpoint: Endpoint, describe: dict[str, Any], *, tag: str, summary: str
 ) -> None:
     app.add_api_route(
-        path, endpoint, methods=[method], tags=[tag], summary=summary, openapi_extra=describe, response_model=None
+        path,
+        _guarded(endpoint),
+        methods=[method],
+        tags=[tag],
+        summary=summary,
+        openapi_extra=describe,
+        response_model=None,
     )

@@ -13,7 +13,7 @@ from desk.v1 import market_pb2, orders_pb2
 from google.protobuf.message import Message
 
 from desk_server import rules
-from desk_server.api import as_json, exchange, strict, wire
+from desk_server.api import as_json, errors, exchange, strict, wire
 from desk_server.api.auth import Door, chosen_user
 from desk_server.api.exchange import Answer, Head
 from desk_server.desk import Desk
@@ -78,8 +78,12 @@ class Streams:
             who = exchange.identify(self._door, head, peer)
             wish = message_of_query(query, market_pb2.StreamMarketRequest)
             symbols, after = market_wish(wish)
+            headers = self.market_headers(head, wish)
         except DeskError as error:
             return exchange.refusal(head, error)
+        except Exception:  # the boundary of a request: logged, and the caller told no more than its id
+            exchange.log.exception("request failed")
+            return exchange.refusal(head, errors.internal(head.request_id.decode()))
 
         def start(transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> MarketStream:
             sink = ChunkedSink(transport)
@@ -88,7 +92,7 @@ class Streams:
             self.raw.add(stream)
             return stream
 
-        return Opening(self.market_headers(head, wish), start)
+        return Opening(headers, start)
 
     def market_headers(self, head: Head, wish: market_pb2.StreamMarketRequest) -> list[tuple[bytes, bytes]]:
         first_seq = self._desk.hub.first_seq(market_wish(wish)[1])

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from desk.v1 import admin_pb2, books_pb2, market_pb2, orders_pb2
 
-from desk_server import rules
+from desk_server import logs, rules
 from desk_server.api import wire
 from desk_server.api.auth import admin, chosen_user
 from desk_server.api.streams import symbols_of
@@ -31,6 +31,7 @@ class Verbs:
 
     async def place_order(self, who: Identity, m: orders_pb2.OrderRequest) -> orders_pb2.OrderResponse:
         order = await self._desk.place(who, wire.order_request(m))
+        logs.bind(order_id=order.order_id)
         return self._answer(order)
 
     async def get_order(self, who: Identity, m: orders_pb2.GetOrderRequest) -> orders_pb2.Order:

@@ -214,7 +214,11 @@ def test_a_fault_of_the_desk_tells_no_secrets(tmp_path):
         async def fail(*_):
             raise RuntimeError("the cellar key lies under the mat")
 
+        def fail_at_once(*_):
+            raise RuntimeError("the cellar key lies under the mat")
+
         desk.desk.place = fail
+        desk.desk.hub.subscribe = desk.desk.updates.subscribe = fail_at_once
         with desk.grpc(desk.token()) as stubs:
             with pytest.raises(grpc.RpcError) as caught:
                 stubs.orders.PlaceOrder(RESTING, metadata=stubs.metadata, timeout=5)
@@ -223,5 +227,13 @@ def test_a_fault_of_the_desk_tells_no_secrets(tmp_path):
             assert "cellar" not in caught.value.details()
             (answer,) = stubs.orders.PlaceOrders(iter([RESTING]), metadata=stubs.metadata, timeout=5)
             assert (answer.code, "cellar" in answer.message) == ("INTERNAL", False)
+            for stream, wish in (
+                (stubs.orders.StreamUpdates, orders_pb2.StreamUpdatesRequest()),
+                (stubs.market.StreamMarket, market_pb2.StreamMarketRequest()),
+            ):
+                with pytest.raises(grpc.RpcError) as caught:
+                    next(stream(wish, metadata=stubs.metadata, timeout=5))
+                assert caught.value.code() is grpc.StatusCode.INTERNAL
+                assert "cellar" not in caught.value.details()
     finally:
         desk.stop()

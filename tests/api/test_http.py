@@ -323,10 +323,15 @@ def test_a_fault_of_the_desk_tells_no_secrets(tmp_path):
         async def fail(*_):
             raise RuntimeError("the cellar key lies under the mat")
 
+        def fail_at_once(*_):
+            raise RuntimeError("the cellar key lies under the mat")
+
         desk.desk.place = fail
         desk.desk.book.orders_of = fail
+        desk.desk.hub.first_seq = desk.desk.updates.subscribe = fail_at_once
         with desk.http(token, **{"X-Request-ID": "find-me"}) as client:
-            for answer in (client.post("/v1/orders", json=RESTING), client.get("/v1/orders")):
+            paths = ("/v1/orders", "/v1/updates", "/v1/market/stream")
+            for answer in (client.post("/v1/orders", json=RESTING), *map(client.get, paths)):
                 assert answer.status_code == 500
                 assert answer.json()["code"] == "INTERNAL"
                 assert "find-me" in answer.json()["message"]
