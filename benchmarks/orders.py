@@ -9,6 +9,9 @@ order, as one would write it in an afternoon: no risk checks, no book, no broker
 with what else runs on it: compare the rows of one run. Rounds alternate between the servers; medians are shown.
 """
 
+# Server and client are processes of their own, and each imports only what its part needs; waiting for them is polling.
+# ruff: noqa: PLC0415, ASYNC110
+
 import argparse
 import asyncio
 import json
