@@ -7,7 +7,7 @@ from msgspec import Struct
 from desk_server.domain import ZERO, OrderId, Symbol, UserId
 
 
-class Hold(Struct, frozen=True):
+class Hold(Struct, frozen=True, gc=False):
     """`cash` in dollars; `qty` are shares that a sell takes, 0 for a buy."""
 
     order_id: OrderId
@@ -28,12 +28,22 @@ class Holds:
 
     def add(self, hold: Hold) -> None:
         self._held[hold.order_id] = hold
-        self._change(hold, 1)
+        self._count[hold.user] = self.count(hold.user) + 1
+        if hold.cash:
+            self._cash[hold.user] = self.cash(hold.user) + hold.cash
+        if hold.qty:
+            self._qty[hold.user, hold.symbol] = self.qty(hold.user, hold.symbol) + hold.qty
 
     def drop(self, order_id: OrderId) -> None:
         """Dropping twice is the same as once."""
-        if hold := self._held.pop(order_id, None):
-            self._change(hold, -1)
+        hold = self._held.pop(order_id, None)
+        if hold is None:
+            return
+        self._count[hold.user] -= 1
+        if hold.cash:
+            self._cash[hold.user] -= hold.cash
+        if hold.qty:
+            self._qty[hold.user, hold.symbol] -= hold.qty
 
     def cash(self, user: UserId) -> Decimal:
         return self._cash.get(user, ZERO)
@@ -43,9 +53,3 @@ class Holds:
 
     def count(self, user: UserId) -> int:
         return self._count.get(user, 0)
-
-    def _change(self, hold: Hold, sign: int) -> None:
-        shares = (hold.user, hold.symbol)
-        self._count[hold.user] = self.count(hold.user) + sign
-        self._cash[hold.user] = self.cash(hold.user) + sign * hold.cash
-        self._qty[shares] = self.qty(*shares) + sign * hold.qty

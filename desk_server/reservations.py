@@ -121,7 +121,8 @@ class Reservations:
 
     def _add(self, group: _Group, order: Order) -> None:
         group.members.append(order.order_id)
-        group.filled = MONEY.add(group.filled, order.filled_qty)
+        if order.filled_qty:
+            group.filled = MONEY.add(group.filled, order.filled_qty)
         self._groups[order.order_id] = group
         if order.state.is_open:
             group.totals[order.order_id] = self._total_now(group, order)
@@ -173,7 +174,8 @@ class Reservations:
 
 def _shift(amounts: dict[K, Decimal], key: K, before: Decimal, after: Decimal) -> None:
     """Put one group's part of the sum anew."""
-    amount = MONEY.subtract(MONEY.add(amounts.get(key, ZERO), after), before)
+    amount = amounts.get(key, ZERO)
+    amount = MONEY.subtract(MONEY.add(amount, after), before) if before else MONEY.add(amount, after)
     if amount:
         amounts[key] = amount
     else:

@@ -62,6 +62,8 @@ class NewYork:
 
     def __init__(self) -> None:
         self._last = Window(Session.CLOSED, datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+        # The last answers of `day_for`, without and with late trading, and from when on they hold.
+        self._days: dict[bool, tuple[datetime, TradingDay]] = {}
 
     def window(self, at: datetime) -> Window:
         last = self._last
@@ -70,9 +72,13 @@ class NewYork:
         return last
 
     def day_for(self, at: datetime, *, extended: bool = False) -> TradingDay:
+        known = self._days.get(extended)
+        if known is not None and known[0] <= at < (known[1].late if extended else known[1].close):
+            return known[1]
         day = at.astimezone(NEW_YORK).date()
         while (hours := trading_day(day)) is None or at >= (hours.late if extended else hours.close):
             day += timedelta(days=1)
+        self._days[extended] = (at, hours)
         return hours
 
 

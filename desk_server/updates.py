@@ -16,7 +16,7 @@ from desk_server.errors import Code, DeskError
 from desk_server.positions import Fill
 
 
-class Update(Struct, frozen=True):
+class Update(Struct, frozen=True, gc=False):
     """`event` is a word of proto OrderUpdate.event; `order` is the order right after it."""
 
     seq: int
@@ -34,14 +34,16 @@ class _Ring:
         self.waiting: list[asyncio.Future[None]] = []
 
     def add(self, update: Update) -> None:
-        if len(self.updates) == self.updates.maxlen:
-            self.forgotten_seq = self.updates[0].seq
-        self.updates.append(update)
+        updates = self.updates
+        if len(updates) == updates.maxlen:
+            self.forgotten_seq = updates[0].seq
+        updates.append(update)
         self.added += 1
-        for waiter in self.waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiting.clear()
+        if self.waiting:
+            for waiter in self.waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self.waiting.clear()
 
     def start_of(self, after: int | None) -> int:
         """The running number of the first update behind `after`."""

@@ -13,17 +13,19 @@ from desk_server.domain import ZERO, Order, OrderChange, OrderClass, OrderType, 
 _INFINITY = Decimal("Infinity")
 _ONE = Decimal(1)
 _NAMESPACE = uuid.UUID("6f0bd9e4-6c0e-4c60-9a0c-0d2f3a3f5d1b").bytes
+_NAMED = hashlib.sha1(_NAMESPACE, usedforsecurity=False)
+# The digit that a UUID has in the place of a hash's (RFC 9562: its two upper bits are 10).
+_VARIANT = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
 _OPEN = frozenset({"held", "accepted", "new", "partially_filled"})
 _STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAILING_STOP})
 
 
 def stable_id(name: str) -> str:
     """The version 5 UUID of `name`: the same in every run, another for every name."""
-    digest = bytearray(hashlib.sha1(_NAMESPACE + name.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    digest = _NAMED.copy()
+    digest.update(name.encode())
+    text = digest.hexdigest()
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
 class Resting:
