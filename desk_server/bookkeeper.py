@@ -109,6 +109,10 @@ class Bookkeeper:
         except DuplicateEvent:
             log.info("the broker repeated an execution", execution_id=said.execution_id)
 
+    def append(self, event: AnyEvent) -> asyncio.Future[int]:
+        """`record` without waiting: for who tries again, with `record_stubbornly`, where the future says no."""
+        return self._ledger.append(event)
+
     async def record(self, *events: AnyEvent) -> None:
         """Durable and folded when it returns. Raises DeskError LEDGER (nothing was stored) or DuplicateEvent."""
         try:
@@ -142,15 +146,16 @@ class Bookkeeper:
 
     def _fold(self, stored: Stored) -> None:
         event = stored.event
-        if isinstance(event, OrderIntended | ReplaceIntended):
+        if type(event) is OrderIntended or type(event) is ReplaceIntended:
             self.holds.drop(event.order.order_id)
             self.registry.count(event.order.deployment_id, orders=1)
         self.registry.fold(event)
-        for place, change in enumerate(self.book.fold(stored.seq, event)):
+        seq = stored.seq * _UPDATES_PER_EVENT
+        for change in self.book.fold(stored.seq, event):
             if change.fill is not None:
                 self.registry.count(change.order.deployment_id, fills=1)
-            seq = stored.seq * _UPDATES_PER_EVENT + place
             self.updates.publish(Update(seq, change.word, event.at, change.order, change.fill))
+            seq += 1
 
 
 def _words(event: HouseExecuted) -> dict[str, str]:

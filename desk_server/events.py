@@ -15,7 +15,7 @@ from msgspec import Struct
 from desk_server.domain import ZERO, Order, OrderId, Role, Side, State, Symbol, UserId
 
 
-class Event(Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class Event(Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True, gc=False):
     at: datetime
 
 
@@ -243,6 +243,13 @@ def subject(event: AnyEvent) -> str:
     if type(event) is OrderRefused or type(event) is OrderIntended:
         return event.order.order_id
     return getattr(event, "order_id", "")
+
+
+def owner(event: AnyEvent) -> str:
+    """The user that the event names, itself or as its order's; "" where it names none."""
+    if type(event) is OrderIntended or type(event) is OrderRefused or type(event) is ReplaceIntended:
+        return event.order.user
+    return getattr(event, "user", "")
 
 
 def _key_of_execution(event: Executed | HouseExecuted) -> str:

@@ -24,7 +24,7 @@ _CENT = Decimal("0.01")
 PriceOf = Callable[[Symbol], Decimal | None]
 
 
-class Account(Struct, frozen=True):
+class Account(Struct, frozen=True, gc=False):
     """A user's money, in dollars. `cash` is the allotment and all that trading added or took away."""
 
     user: UserId
@@ -34,7 +34,7 @@ class Account(Struct, frozen=True):
     fees: Decimal = ZERO
 
 
-class Position(Struct, frozen=True):
+class Position(Struct, frozen=True, gc=False):
     """What a user holds of a symbol: `qty` is negative when short, and so is `cost`, its dollars at entry.
 
     `realized_pl` (before fees) and `fees` are those of all time; the position stays, flat, for them.
@@ -60,7 +60,7 @@ class Position(Struct, frozen=True):
         return MONEY.subtract(self.market_value(price), self.cost)
 
 
-class Fill(Struct, frozen=True):
+class Fill(Struct, frozen=True, gc=False):
     """An execution as it was booked. `order_id` is "" for the house's."""
 
     seq: int

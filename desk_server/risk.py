@@ -24,7 +24,7 @@ class Limits(Struct, frozen=True):
     allow_short: bool
 
 
-class Facts(Struct, frozen=True):
+class Facts(Struct, frozen=True, gc=False):
     """What a verdict rests on. Orders on their way to the ledger count as open already.
 
     On a replace, what the old order holds back is already given back in these figures.
@@ -44,7 +44,7 @@ class Facts(Struct, frozen=True):
     problems: tuple[str, ...]
 
 
-class Approved(Struct, frozen=True):
+class Approved(Struct, frozen=True, gc=False):
     """`reserved_cash`, in dollars, is held back until the order ends; `sold` are the shares that it may sell.
 
     `exit_cash` is what each of its legs holds back: exits that buy, of which only one executes in full.

@@ -39,7 +39,7 @@ class BrokerThrottled(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Ack(Struct, frozen=True):
+class Ack(Struct, frozen=True, gc=False):
     """The broker has the order. `legs` in the order they were sent in; `qty` set on a replace (what remains)."""
 
     broker_order_id: str
@@ -62,7 +62,7 @@ class What(StrEnum):
     REPLACE_REJECTED = "replace_rejected"
 
 
-class BrokerEvent(Struct, frozen=True):
+class BrokerEvent(Struct, frozen=True, gc=False):
     """Something happened to an order at the broker.
 
     `execution_id`, `qty`, `price` and `fee` (dollars) are set on FILL only: this execution's, not totals.

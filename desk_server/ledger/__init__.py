@@ -12,7 +12,7 @@ from msgspec import Struct
 from desk_server.events import AnyEvent
 
 
-class Stored(Struct, frozen=True):
+class Stored(Struct, frozen=True, gc=False):
     """An event and its place: `seq` rises by one, from 1, with no gap."""
 
     seq: int

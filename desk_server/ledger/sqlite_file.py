@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from desk_server.events import AnyEvent, decode, dedupe_key, encode, subject
+from desk_server.events import AnyEvent, decode, dedupe_key, encode, owner, subject
 from desk_server.ledger import LedgerUnavailable
 from desk_server.ledger.schema import APPLICATION_ID, MIGRATIONS
 
@@ -112,12 +112,10 @@ def _not_a_ledger(path: Path) -> LedgerUnavailable:
 
 
 def columns_of(event: AnyEvent, body: bytes | None = None) -> Columns:
-    order = getattr(event, "order", None)
-    user: str = order.user if order is not None else getattr(event, "user", "")
     return (
         event.at.isoformat(),
         type(event).__name__,
-        user,
+        owner(event),
         subject(event),
         dedupe_key(event),
         encode(event) if body is None else body,
