@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import structlog
@@ -91,7 +92,7 @@ class Desk:
         self._being_canceled: set[OrderId] = set()
         # Answered as accepted, and about to be folded as such.
         self._accepted: dict[OrderId, OrderAccepted] = {}
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writing: set[asyncio.Future[Any]] = set()
         self._resolver = Resolver(self)
         self._state = "the desk is starting"
 
@@ -235,9 +236,9 @@ class Desk:
         is written down. Until it is, `order` shows what was answered.
         """
         event = self._accepted[order.order_id] = _accepted(order.order_id, ack, self.clock.now())
-        writing = asyncio.create_task(self._write_acceptance(event))
+        writing = self.keeper.append(event)
         self._writing.add(writing)
-        writing.add_done_callback(self._writing.discard)
+        writing.add_done_callback(partial(self._acceptance_written, event))
         return self.shown(self.book.orders[order.order_id])
 
     def shown(self, order: Order) -> Order:
@@ -254,8 +255,16 @@ class Desk:
             updated_at=event.at,
         )
 
-    async def _write_acceptance(self, event: OrderAccepted) -> None:
-        await self.keeper.record_stubbornly(event)
+    def _acceptance_written(self, event: OrderAccepted, writing: asyncio.Future[Any]) -> None:
+        """Or not: then it is tried again until it is."""
+        self._writing.discard(writing)
+        if writing.cancelled():
+            return
+        if writing.exception() is not None:
+            again = asyncio.create_task(self.keeper.record_stubbornly(event))
+            self._writing.add(again)
+            again.add_done_callback(partial(self._acceptance_written, event))
+            return
         self._accepted.pop(event.order_id, None)
         self._cancel_if_asked(event.order_id)
 
