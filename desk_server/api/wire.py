@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from functools import cache
 from typing import Any, TypeVar
 
+import msgspec
 from desk.v1 import market_pb2, orders_pb2
 
 from desk_server import rules
@@ -74,17 +74,17 @@ def order_change(m: orders_pb2.ReplaceOrderRequest) -> OrderChange:
 
 def answer(order: Order, legs: Iterable[Order] = ()) -> orders_pb2.OrderResponse:
     """The answer to an order that stands."""
-    shown = order_message(order, legs)
+    shown = _order_fields(order, legs)
     return orders_pb2.OrderResponse(
         status="success",
-        order_id=shown.order_id,
-        message=_ANSWERS.get(shown.status, "the order is with the desk; its status says how it stands"),
-        symbol=shown.symbol,
-        qty=shown.qty,
-        side=shown.side,
-        filled_qty=shown.filled_qty,
-        order_status=shown.status,
-        code=shown.code,
+        order_id=shown["order_id"],
+        message=_ANSWERS.get(shown["status"], "the order is with the desk; its status says how it stands"),
+        symbol=shown["symbol"],
+        qty=shown.get("qty"),
+        side=shown["side"],
+        filled_qty=shown["filled_qty"],
+        order_status=shown["status"],
+        code=order.code,
         limit=order.limit,
         observed=order.observed,
         order=shown,
@@ -106,56 +106,53 @@ _ANSWERS = {
 
 
 def order_message(order: Order, legs: Iterable[Order] = ()) -> orders_pb2.Order:
+    return orders_pb2.Order(**_order_fields(order, legs))
+
+
+def _order_fields(order: Order, legs: Iterable[Order] = ()) -> dict[str, Any]:
+    """What every order has, then what this one has: most have little of it, and what is absent costs nothing."""
     request = order.request
-    # Most orders have few of the fields; those that are absent cost nothing.
+    created_at = time_text(order.created_at)
     fields: dict[str, Any] = {
-        name: decimal_text(value)
-        for name, value in (
-            ("qty", request.qty),
-            ("notional", request.notional),
-            ("limit_price", request.limit_price),
-            ("stop_price", request.stop_price),
-            ("trail_price", request.trail_price),
-            ("trail_percent", request.trail_percent),
-        )
-        if value is not None
+        "order_id": order.order_id,
+        "client_order_id": order.client_order_id,
+        "broker_order_id": order.broker_order_id,
+        "user_id": order.user,
+        "strategy": order.strategy,
+        "request_id": request.request_id,
+        "symbol": request.symbol,
+        "side": request.side._value_,
+        "order_type": request.type._value_,
+        "time_in_force": request.time_in_force._value_,
+        "order_class": request.order_class._value_,
+        "status": order.status,
+        "filled_qty": decimal_text(order.filled_qty),
+        "fees": decimal_text(order.fees),
+        "created_at": created_at,
+        "updated_at": created_at if order.updated_at is order.created_at else time_text(order.updated_at),
     }
+    for name in _AMOUNTS:
+        if (amount := getattr(request, name)) is not None:
+            fields[name] = decimal_text(amount)
+    for name in _RARE:
+        if value := getattr(order, name):
+            fields[name] = value
     if order.filled_qty:
         fields["filled_avg_price"] = average_text(order.filled_avg_price)
+    if request.extended_hours:
+        fields["extended_hours"] = True
     if request.notes:
         fields["notes"] = request.notes
-    if request.line != _NO_LINE:
+    if request.line is not _NO_LINE and request.line != _NO_LINE:
         line = request.line
-        fields["line"] = orders_pb2.LineInHand(seq=line.seq, sha256=line.sha256, fields_read=list(line.fields_read))
+        fields["line"] = {"seq": line.seq, "sha256": line.sha256, "fields_read": line.fields_read}
     if legs:
-        fields["legs"] = [order_message(leg) for leg in legs]
-    created_at = time_text(order.created_at)
-    return orders_pb2.Order(
-        order_id=order.order_id,
-        client_order_id=order.client_order_id,
-        broker_order_id=order.broker_order_id,
-        user_id=order.user,
-        strategy=order.strategy,
-        request_id=request.request_id,
-        symbol=request.symbol,
-        side=request.side._value_,
-        order_type=request.type._value_,
-        time_in_force=request.time_in_force._value_,
-        order_class=request.order_class._value_,
-        extended_hours=request.extended_hours,
-        status=order.status,
-        filled_qty=decimal_text(order.filled_qty),
-        fees=decimal_text(order.fees),
-        code=order.code,
-        message=order.message,
-        created_at=created_at,
-        updated_at=created_at if order.updated_at is order.created_at else time_text(order.updated_at),
-        replaces=order.replaces,
-        replaced_by=order.replaced_by,
-        parent_id=order.parent_id,
-        leg=order.leg._value_,
-        **fields,
-    )
+        fields["legs"] = [_order_fields(leg) for leg in legs]
+    return fields
+
+
+_AMOUNTS = ("qty", "notional", "limit_price", "stop_price", "trail_price", "trail_percent")
+_RARE = ("code", "message", "replaces", "replaced_by", "parent_id", "leg")
 
 
 def fill_message(fill: Fill) -> orders_pb2.Fill:
@@ -197,14 +194,14 @@ def latest_message(quote: Quote) -> market_pb2.LatestLine:
 
 def decimal_text(value: Decimal | None) -> str:
     """Plain digits, no exponent, no trailing zeros behind the point; "" for None."""
-    if value is None:
-        return ""
+    if not value:
+        return "" if value is None else "0"
     text = str(value)
     if "E" in text:
         text = format(value, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+    return text
 
 
 def average_text(value: Decimal | None) -> str:
@@ -218,7 +215,8 @@ def time_text(at: datetime | None) -> str:
         return ""
     if at.tzinfo is not UTC:
         at = at.astimezone(UTC)
-    return at.isoformat(timespec="microseconds")[:-6] + "Z"
+    text: str = msgspec.to_builtins(at)
+    return text if at.microsecond else text[:-1] + ".000000Z"
 
 
 def _number(text: str, field: str) -> Decimal | None:
@@ -242,18 +240,19 @@ def _line(m: orders_pb2.LineInHand) -> LineInHand:
     return LineInHand(seq=m.seq, sha256=m.sha256, fields_read=tuple(m.fields_read))
 
 
-@cache
-def _words(kind: type[StrEnum]) -> dict[str, StrEnum]:
-    return {member.value: member for member in kind}
+_WORDS: dict[type[StrEnum], dict[str, Any]] = {
+    kind: {member.value: member for member in kind} for kind in (Side, OrderType, TimeInForce, OrderClass)
+}
 
 
 def _word(kind: type[E], text: str, field: str, default: E | None = None) -> E:
-    member = _words(kind).get(text)
+    words = _WORDS[kind]
+    member: E | None = words.get(text)
     if member is not None:
-        return member  # type: ignore[return-value]
-    known = ", ".join(_words(kind))
+        return member
+    known = ", ".join(words)
     if text:
-        raise DeskError(Code.INVALID, f"{field} {quoted(text)} is none of {known}{nearest(text, _words(kind))}")
+        raise DeskError(Code.INVALID, f"{field} {quoted(text)} is none of {known}{nearest(text, words)}")
     if default is None:
         raise DeskError(Code.INVALID, f"{field} is required: one of {known}")
     return default

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -113,13 +114,18 @@ def _not_a_ledger(path: Path) -> LedgerUnavailable:
 
 def columns_of(event: AnyEvent, body: bytes | None = None) -> Columns:
     return (
-        event.at.isoformat(),
+        _time_text(event.at),
         type(event).__name__,
         owner(event),
         subject(event),
         dedupe_key(event),
         encode(event) if body is None else body,
     )
+
+
+def _time_text(at: datetime) -> str:
+    """As `isoformat` writes it, of UTC, but at a third of the cost: it is done for every event."""
+    return f"{msgspec.to_builtins(at)[:-1]}+00:00" if at.tzinfo is UTC else at.isoformat()
 
 
 def last_event(path: Path) -> tuple[int, bytes]:
