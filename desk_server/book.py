@@ -48,7 +48,7 @@ class BookError(Exception):
     """The event cannot follow those already folded: the ledger is not this desk's, or the desk has a bug."""
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, gc=False):
     """What an event did to an order: the word of proto OrderUpdate.event, and the order right after it."""
 
     seq: int
@@ -115,7 +115,11 @@ class Book(BookQueries):
         order, legs = event.order, event.legs
         if order.user not in self.accounts:
             raise BookError(f"order {order.order_id} is of {order.user}, who has no account")
-        order = replace(order, leg_ids=tuple(leg.order_id for leg in legs)) if legs and not order.leg_ids else order
+        if not legs:
+            self._enter(order)
+            self._reservations.open(order)
+            return (Change(seq, "pending", order, event.at),)
+        order = order if order.leg_ids else replace(order, leg_ids=tuple(leg.order_id for leg in legs))
         legs = tuple(leg if leg.parent_id else replace(leg, parent_id=order.order_id) for leg in legs)
         self._enter(order)
         self._reservations.join(order)
@@ -134,9 +138,11 @@ class Book(BookQueries):
             return tuple(self._hold_legs(seq, event.at, order, event.leg_broker_ids))
         changes, order = self._proved(seq, order, event.at)
         state = State.HELD if event.status == "held" else State.LIVE
-        accepted = self._revived(order, state, event.at, broker_status=event.status)
-        changes.append(self._put(seq, "accepted", self._named(accepted, event.broker_order_id)))
-        return (*changes, *self._hold_legs(seq, event.at, accepted, event.leg_broker_ids))
+        accepted = self._revived(self._named(order, event.broker_order_id), state, event.at, event.status)
+        changes.append(self._put(seq, "accepted", accepted))
+        if accepted.leg_ids:
+            changes += self._hold_legs(seq, event.at, accepted, event.leg_broker_ids)
+        return tuple(changes)
 
     def _order_rejected(self, seq: int, event: OrderRejected) -> tuple[Change, ...]:
         order = self._known(event.order_id)

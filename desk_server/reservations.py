@@ -68,6 +68,15 @@ class Reservations:
             return order.qty
         return group.totals[order.order_id]
 
+    def open(self, order: Order) -> None:
+        """A new order that shares its reservation with none: `join` and `update` in one."""
+        group = _Group(order)
+        self._add(group, order)
+        if group.totals:
+            self._measure(group)
+        else:
+            self._forget(group)
+
     def join(self, order: Order, parent: Order | None = None, replaced: Order | None = None) -> None:
         """Say whose reservation a new order shares, before the first `update` for it."""
         group: _Group | None = None
