@@ -218,7 +218,8 @@ class _Attempts:
         wait_s = self.backoff_s() if wait_s is None else wait_s
         if not self.can_wait(wait_s):
             self.sent = False
-            raise self.gave_up(reason)
+            # What was tried before is in the reason; its traceback would hide the one that matters.
+            raise self.gave_up(reason) from None
         time.sleep(wait_s)
         self.sent = False
 
@@ -227,14 +228,20 @@ class _Attempts:
         self.unsure = True
         self._broken += 1
         if self._broken >= BROKEN_ANSWERS_MAX:
-            raise kind(f"{self._what} at {self._address}: {reason}.{self._advice()}", request_id=self.request_id)
+            raise kind(
+                f"{self._what} at {self._address}: {reason}.{self._advice()}", request_id=self.request_id
+            ) from None
         self.pause(reason)
 
     def gave_up(self, reason: str) -> DeskTimeout | DeskUnavailable:
-        text = f"{self._what} at {self._address}: {reason}; gave up after {self._timeout_s:g} s."
+        where = "" if self._address in reason else f" at {self._address}"
+        text = f"{self._what}{where}: {reason}; gave up after {self._timeout_s:g} s."
         if self.sent or self.unsure:
             return DeskTimeout(text + self._advice(), request_id=self.request_id)
-        return DeskUnavailable(text + " The desk has not got the request.", request_id=self.request_id)
+        return DeskUnavailable(
+            text + " The desk has not got the request. Does it run, and is DESK_SERVER_URL right?",
+            request_id=self.request_id,
+        )
 
     def _advice(self) -> str:
         if not self.request_id:
