@@ -310,11 +310,11 @@ class Book(BookQueries):
 
     def _enter(self, order: Order) -> None:
         """Take in an order that is new to the book."""
-        order_id, user = order.order_id, order.user
+        order_id, user, request_id = order.order_id, order.user, order.request.request_id
         self.orders[order_id] = order
         self._by_client_order_id[order.client_order_id] = order_id
-        if order.request.request_id and (order.replaces or not order.parent_id):
-            self._by_request[user, order.request.request_id] = order_id
+        if request_id and (order.replaces or not order.parent_id):
+            self._by_request[user, request_id] = order_id
         if not order.parent_id:
             place = len(self._listed)
             self._listed.append(order_id)
@@ -390,11 +390,21 @@ class Book(BookQueries):
     def _proved(self, seq: int, new: Order, at: datetime) -> tuple[list[Change], Order]:
         """An order that works has taken the place of the one it replaces, even if OrderReplaced (which tells
         its quantity) is still to come."""
+        changes = self._entry_proved(seq, new, at)
+        new = self.orders[new.order_id]
         old = self.orders.get(OrderId(new.replaces))
         if old is None or old.replaced_by or self.replacing.get(old.order_id) != new.order_id:
-            return [], new
+            return changes, new
         new = replace(new, leg_ids=new.leg_ids or old.leg_ids)
-        return self._gone(seq, old, new, at), new
+        return [*changes, *self._gone(seq, old, new, at)], new
+
+    def _entry_proved(self, seq: int, leg: Order, at: datetime) -> list[Change]:
+        """A leg that works proves that the broker has what it came with (the other order of an OCO, too)."""
+        entry = self.orders.get(OrderId(leg.parent_id))
+        if entry is None or not (entry.state in _UNPROVEN or entry.state in _REVOCABLE):
+            return []
+        proved = self._revived(entry, State.LIVE, at, broker_status="new")
+        return [self._put(seq, "accepted", proved), *self._hold_legs(seq, at, proved, ())]
 
     def _gone(self, seq: int, old: Order, new: Order, at: datetime) -> list[Change]:
         """The old order has made way for the new one. Nothing, if that was known already."""

@@ -148,10 +148,10 @@ class Desk:
 
     def _judge(self, who: Identity, request: OrderRequest, old: Order | None = None) -> risk.Approved | risk.Refused:
         """The verdict on a new order, or on one that takes the place of `old`."""
-        user, symbol = who.user, request.symbol
-        position = self.book.position(user, symbol).qty
-        available = position - self.book.reserved_qty(user, symbol) - self.keeper.holds.qty(user, symbol)
-        buying_power = self.book.buying_power(user) - self.keeper.holds.cash(user)
+        user, symbol, book, holds = who.user, request.symbol, self.book, self.keeper.holds
+        position = book.position(user, symbol).qty
+        available = position - book.reserved_qty(user, symbol) - holds.qty(user, symbol)
+        buying_power = book.buying_power(user) - holds.cash(user)
         if old is not None:
             buying_power += old.reserved_cash
             available += (old.remaining or ZERO) if old.request.side is Side.SELL else ZERO
@@ -162,9 +162,9 @@ class Desk:
             buying_power=buying_power,
             position=position,
             available=available,
-            open_orders=self.book.open_count(user) + self.keeper.holds.count(user) - (old is not None),
+            open_orders=book.open_count(user) + holds.count(user) - (old is not None),
             throttle_s=self._throttle.take(user),
-            halted=self.book.halted(user, who.strategy, symbol),
+            halted=book.halted(user, who.strategy, symbol),
             problems=tuple(self._trading_problems()),
         )
         verdict = risk.check(request, facts)
@@ -285,7 +285,7 @@ class Desk:
         key = (who.user, change.request_id)
         order = await self._once(
             key,
-            lambda earlier: require_same_change(earlier, self.order(who, order_id), change),
+            lambda earlier: require_same_change(earlier, order_id, change),
             lambda: self._replace(who, order_id, change),
         )
         return answer(order)
@@ -302,14 +302,13 @@ class Desk:
                 "only a working order can be replaced",
                 order_id=old.order_id,
             )
-        request = changed_request(old, change)
-        match self._judge(who, request, old):
+        match self._judge(who, changed_request(old, change), old):
             case risk.Refused() as no:
                 raise DeskError(
                     no.code, no.message, limit=no.limit, observed=no.observed, retry_after_s=no.retry_after_s
                 )
             case risk.Approved() as approved:
-                new = draw_up_replacement(old, request, self.clock.now(), approved.reserved_cash)
+                new = draw_up_replacement(old, change, self.clock.now(), approved)
                 self._being_replaced.add(old.order_id)
                 try:
                     event = ReplaceIntended(at=new.created_at, order_id=old.order_id, order=new)

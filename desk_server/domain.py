@@ -117,7 +117,7 @@ class StopLoss(Struct, frozen=True):
     limit_price: Decimal | None = None
 
 
-class OrderRequest(Struct, frozen=True, omit_defaults=True):
+class OrderRequest(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a caller wants. `rules.py` says which combinations are orders at all.
 
     Exactly one of `qty` (shares or coins) and `notional` (US dollars).
@@ -185,7 +185,7 @@ class State(StrEnum):
 OPEN_STATES = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE, State.HELD, State.LIVE})
 
 
-class Order(Struct, frozen=True, omit_defaults=True):
+class Order(Struct, frozen=True, omit_defaults=True, gc=False):
     """An order as the book has it. Changed only by folding an event: see `book.py`.
 
     `qty` is what this order may execute itself: None for a notional order until it is filled. After a
@@ -216,6 +216,8 @@ class Order(Struct, frozen=True, omit_defaults=True):
     observed: str = ""
     cancel_requested: bool = False
     replaces: str = ""
+    # What was asked of the replaced order, on the one that replaces it.
+    change: OrderChange | None = None
     replaced_by: str = ""
     parent_id: str = ""
     leg: Leg = Leg.NONE

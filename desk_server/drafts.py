@@ -43,11 +43,12 @@ def draw_up(
     return changed(order, leg_ids=tuple(leg.order_id for leg in legs)), legs
 
 
-def draw_up_replacement(old: Order, request: OrderRequest, now: datetime, reserved_cash: Decimal) -> Order:
+def draw_up_replacement(old: Order, change: OrderChange, now: datetime, approved: Approved) -> Order:
     """The order that shall take the place of `old`; whoever asked, it stays its owner's."""
+    request = changed_request(old, change)
     owner = Identity(old.user, Role.STRATEGY, old.strategy, old.deployment_id)
     new = _new_order(owner, request, now, old.parent_id, old.leg)
-    return changed(new, replaces=old.order_id, reserved_cash=reserved_cash)
+    return changed(new, replaces=old.order_id, change=change, reserved_cash=approved.reserved_cash)
 
 
 def _new_order(
@@ -130,14 +131,9 @@ def require_same(earlier: Order, request: OrderRequest) -> None:
         raise _key_reused(request.request_id, earlier)
 
 
-def require_same_change(earlier: Order, old: Order, change: OrderChange) -> None:
+def require_same_change(earlier: Order, order_id: str, change: OrderChange) -> None:
     """Raises DeskError KEY_REUSED when a request id seen before now changes something else."""
-    expected, asked = rules.changed(old.request, change), earlier.request
-    total = None if asked.qty is None else asked.qty + old.filled_qty
-    same = earlier.replaces == old.order_id and _content(expected) == _content(
-        changed(asked, qty=total, request_id=expected.request_id)
-    )
-    if not same:
+    if earlier.replaces != order_id or earlier.change != change:
         raise _key_reused(change.request_id, earlier)
 
 

@@ -5,7 +5,7 @@ from book_story import Story
 
 from desk_server import events
 from desk_server.book import BookError
-from desk_server.domain import OrderId, Side, State
+from desk_server.domain import Leg, OrderClass, OrderId, Side, State
 
 
 @pytest.fixture
@@ -375,3 +375,20 @@ def test_halts_name_their_scope_and_reason(story: Story):
         assert book.halted("alice", "s", "AAPL") == ""
     story.happen(events.HaltSet, scope="desk", name="", halted=True, reason="", by="admin")
     assert book.halted("bob", "x", "MSFT") == "the desk is halted by admin: no reason given"
+
+
+def test_a_leg_that_works_proves_its_entry(story: Story):
+    """An OCO of which only the stop was heard of: its other order works, too, were it unknown or given up."""
+    for end in (None, events.OrderUnknown, events.OrderNotSent):
+        main = story.new_order(Side.BUY, 10, limit_price=90, take_profit=90, order_class=OrderClass.OCO, reserved=1100)
+        stop = story.new_order(Side.BUY, 10, parent_id=main.order_id, leg=Leg.STOP_LOSS)
+        story.intend(main, stop)
+        if end is not None:
+            story.happen(end, order_id=main.order_id, reason="the wire broke")
+        changes = story.happen(events.OrderReleased, order_id=stop.order_id)
+        assert {story.order(one.order_id).state for one in (main, stop)} == {State.LIVE}
+        assert words(changes)[-1] == "accepted"
+        assert story.book.reserved_cash("alice") == 1100
+        story.happen(events.OrderEnded, order_id=main.order_id, state=State.CANCELED)
+        story.happen(events.OrderEnded, order_id=stop.order_id, state=State.CANCELED)
+        assert story.book.reserved_cash("alice") == 0

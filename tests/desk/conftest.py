@@ -36,13 +36,18 @@ ASSETS = [
 
 @dataclass
 class FaultyBroker:
-    """The paper exchange behind a wire that fails as told: "lost" before it arrives, "mute" after."""
+    """The paper exchange behind a wire that fails as told: "lost" before it arrives, "mute" after; "late" arrives
+    just before the next request. `gate` holds requests back, `gate_back` their answers."""
 
     paper: PaperBroker
     faults: list[str] = field(default_factory=list)
     submits: list[str] = field(default_factory=list)
     find_faults: int = 0
+    cancel_faults: list[str] = field(default_factory=list)
+    cancels: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    gate_back: asyncio.Event | None = None
+    late: Callable[[], Awaitable[object]] | None = None
 
     @property
     def capabilities(self):
@@ -56,15 +61,14 @@ class FaultyBroker:
 
     async def submit(self, order: Order, legs: Sequence[Order] = ()) -> Ack:
         self.submits.append(order.client_order_id)
-        if self.gate:
-            await self.gate.wait()
-        return await self._through(lambda: self.paper.submit(order, legs))
+        return await self._through(lambda: self.paper.submit(order, legs), self.faults)
 
     async def cancel(self, order: Order) -> None:
-        await self.paper.cancel(order)
+        self.cancels.append(order.client_order_id)
+        await self._through(lambda: self.paper.cancel(order), self.cancel_faults)
 
     async def replace(self, order: Order, new: Order, change: OrderChange) -> Ack:
-        return await self._through(lambda: self.paper.replace(order, new, change))
+        return await self._through(lambda: self.paper.replace(order, new, change), self.faults)
 
     async def find(self, client_order_id: str) -> BrokerOrder | None:
         if self.find_faults:
@@ -81,11 +85,20 @@ class FaultyBroker:
     async def close(self) -> None:
         await self.paper.close()
 
-    async def _through(self, call):
-        fault = self.faults.pop(0) if self.faults else ""
-        if fault == "lost":
+    async def _through(self, call, faults: list[str]):
+        if self.gate:
+            await self.gate.wait()
+        late, self.late = self.late, None
+        if late is not None:
+            await late()
+        fault = faults.pop(0) if faults else ""
+        if fault == "late":
+            self.late = call
+        if fault in ("lost", "late"):
             raise BrokerUnknown("the connection broke before the request was sent")
         answer = await call()
+        if self.gate_back:
+            await self.gate_back.wait()
         if fault == "mute":
             raise BrokerUnknown("the connection broke before the answer came")
         return answer

@@ -334,7 +334,7 @@ class Storm:
                 again = await self.now.desk.replace(who, order.order_id, change)
                 assert again.order_id == new.order_id
         except DeskError as error:
-            assert error.code is not Code.INTERNAL, error
+            assert error.code not in (Code.INTERNAL, Code.KEY_REUSED), error
             self.outcomes["replace " + error.code.value] += 1
 
     async def _cancel(self, who: Identity) -> None:
@@ -576,8 +576,14 @@ class Storm:
                 assert position.qty >= 0, f"{user} is short: {position} {self._trail(user, position.symbol)}"
             if self.exact:
                 assert account.cash >= 0, f"{user} has overspent: {account}"
-                free = book.buying_power(user) - holds.cash(user)
+                free = book.buying_power(user) - holds.cash(user) + self._cannot_be(user)
                 assert free >= 0, f"{user} has {free} to spend: {account}, {book.open_orders(user)}"
+
+    def _cannot_be(self, user: UserId) -> D:
+        """What replacements hold that the exchange can only refuse: what they were to replace is over."""
+        book = self.now.desk.book
+        new = [order for order in book.open_orders(user) if order.replaces]
+        return sum((o.reserved_cash for o in new if not book.orders[OrderId(o.replaces)].state.is_open), D(0))
 
     def _trail(self, user, symbol) -> str:
         fills = [fill for fill in self.now.desk.book.fills if fill.user == user and fill.symbol == symbol][-12:]

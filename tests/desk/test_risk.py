@@ -171,3 +171,25 @@ def test_what_is_approved_is_covered(side, qty, price, cash, position, held):
         assert qty <= -position
     else:
         assert verdict.reserved_cash == qty * price
+
+
+def test_a_stop_that_was_passed_already_is_paid_at_the_market():
+    """A buy stop below the market buys at once: it reserves what that costs, not its stop price."""
+    passed = replace(BUY, type=OrderType.STOP, stop_price=D(50))
+    assert risk.check(passed, FACTS) == risk.Approved(reserved_cash=D(5) * D("100.05") * D("1.02"))
+
+
+def test_a_sale_for_dollars_leaves_room_for_a_falling_price():
+    """It sells the more shares the lower the price: what is owned must do for a price that is worse by the buffer."""
+    sale = replace(SELL, qty=None, notional=D("980"))
+    assert refusal(sale).code is Code.NOT_OWNED
+    verdict = risk.check(replace(sale, notional=D("979")), FACTS)
+    assert isinstance(verdict, risk.Approved)
+    assert verdict.sold == D(979) / (D("99.95") * D("0.98"))
+
+
+def test_covering_takes_cash_like_any_buy():
+    """Several covers at once may add up to more than the short: each is paid for."""
+    short = {"position": D(-5), "available": D(-5)}
+    assert risk.check(BUY, replace(FACTS, **short)).reserved_cash == D("510.255")
+    assert refusal(BUY, **short, buying_power=D(500)).code is Code.BUYING_POWER
