@@ -100,9 +100,10 @@ def _collar(request: OrderRequest, facts: Facts) -> Refused | None:
     if request.limit_price is None or facts.quote is None:
         return None
     market = _market_price(request.side, facts.quote)
-    worse_percent = (request.limit_price - market) * request.side.sign / market * 100
-    if worse_percent <= facts.limits.collar_percent:
-        return None
+    worse = request.limit_price - market if request.side is Side.BUY else market - request.limit_price
+    if market <= 0 or worse * 100 <= facts.limits.collar_percent * market:
+        return None  # a market at zero is the next check's
+    worse_percent = worse / market * 100
     return Refused(
         Code.COLLAR,
         f"limit price {request.limit_price} is {worse_percent:.1f} % worse than the market ({market}): "

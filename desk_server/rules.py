@@ -18,6 +18,7 @@ from desk_server.domain import (
     Asset,
     AssetClass,
     Leg,
+    LineInHand,
     Order,
     OrderChange,
     OrderClass,
@@ -63,6 +64,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,9})?")
 _SYMBOL = re.compile(r"[A-Z][A-Z0-9.]{0,9}(?:/[A-Z]{3,5})?")
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{0,64}")
 _LINE_HASH = re.compile(r"(?:[0-9a-f]{16})?")
+_NO_LINE = LineInHand()
 _UNREPLACEABLE = frozenset({"accepted", "pending_new", "pending_cancel", "pending_replace"})
 
 
@@ -71,17 +73,24 @@ def check(request: OrderRequest, asset: Asset | None, now: datetime) -> None:
 
     `asset` is what the broker lists under the symbol, None where it lists nothing.
     """
-    for shape_rule in SHAPE_CHECKS:
-        shape_rule(request)
+    check_request_shape(request)
     if asset is None:
         _refuse(f'symbol "{_short(request.symbol)}" is not known here: check its spelling (AAPL, BTC/USD)')
-    for rule in ASSET_CHECKS:
+    plain = not request.extended_hours and request.time_in_force in ALL_DAY
+    for rule in PLAIN_ASSET_CHECKS if plain else ASSET_CHECKS:
         rule(request, asset, now)
 
 
 def check_request_shape(request: OrderRequest) -> None:
     """The part of `check` for which no asset need be known."""
-    for rule in SHAPE_CHECKS:
+    plain = (
+        request.order_class is OrderClass.SIMPLE
+        and request.take_profit is None
+        and request.stop_loss is None
+        and not request.notes
+        and request.line == _NO_LINE
+    )
+    for rule in PLAIN_SHAPE_CHECKS if plain else SHAPE_CHECKS:
         rule(request)
 
 
@@ -360,6 +369,9 @@ ASSET_CHECKS: tuple[AssetCheck, ...] = (
     _auction,
 )
 CHECKS = SHAPE_CHECKS + ASSET_CHECKS
+# Most orders have no legs, notes, line in hand, late trading or auction: there these checks have nothing to look at.
+PLAIN_SHAPE_CHECKS = tuple(rule for rule in SHAPE_CHECKS if rule not in (_notes, _line_in_hand, _class, _legs))
+PLAIN_ASSET_CHECKS = tuple(rule for rule in ASSET_CHECKS if rule not in (_extended_hours, _auction))
 
 
 # A change

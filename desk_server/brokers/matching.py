@@ -56,13 +56,12 @@ class PaperExchange:
         """Raises BrokerRejected; then nothing of the order or its legs exists here."""
         crypto = self._require_takeable(order, legs)
         now = self.now()
-        main = Resting(order, now, crypto=crypto)
-        main.legs = tuple(Resting(leg, now, crypto=crypto) for leg in legs)
-        for one in (main, *main.legs):
-            self._orders[one.client_id] = one
-        for leg in main.legs:
-            leg.status = "held"
-        if main.legs:
+        main = self._orders[order.client_order_id] = Resting(order, now, crypto=crypto)
+        if legs:
+            main.legs = tuple(Resting(leg, now, crypto=crypto) for leg in legs)
+            for leg in main.legs:
+                leg.status = "held"
+                self._orders[leg.client_id] = leg
             oco = order.request.order_class is OrderClass.OCO
             Group(None if oco else main, (main, *main.legs) if oco else main.legs, main.qty or ZERO)
         main.status = self._status_now(main)

@@ -147,8 +147,8 @@ class Resting:
         return mark + trail if self.buy else mark - trail
 
     def ack(self, status: str = "") -> Ack:
-        legs = tuple(leg.ack() for leg in self.legs)
-        return Ack(broker_order_id=self.broker_id, status=status or self.status, legs=legs)
+        legs = tuple(leg.ack() for leg in self.legs) if self.legs else ()
+        return Ack(self.broker_id, status or self.status, legs)
 
     def shown(self) -> BrokerOrder:
         return BrokerOrder(

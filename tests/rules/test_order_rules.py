@@ -322,3 +322,22 @@ def test_the_shape_of_a_request_is_checked_without_an_asset():
     rules.check_request_shape(make_request("symbol=ANY time_in_force=fok"))
     with pytest.raises(DeskError, match="limit orders require"):
         rules.check_request_shape(make_request("symbol=ANY type=limit"))
+
+
+def test_the_checks_left_out_for_plain_orders_never_object_to_one():
+    """Whatever is wrong with an order, the short lists of checks for plain ones find it as the whole lists do."""
+    for name in SPOILED:
+        request = spoil(name)
+        for asset in ASSETS.values():
+            every = [*((check, (request,)) for check in rules.SHAPE_CHECKS)]
+            every += [(check, (request, asset, IN_SESSION)) for check in rules.ASSET_CHECKS]
+            in_full = next((said for check, given in every if (said := objection(check, *given))), None)
+            assert objection(rules.check, request, asset, IN_SESSION) == in_full, name
+
+
+def objection(check, *given) -> str | None:
+    try:
+        check(*given)
+    except DeskError as error:
+        return str(error)
+    return None
