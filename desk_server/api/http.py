@@ -29,6 +29,7 @@ from desk_server.api.describe import (
     describe_all,
     describe_order,
 )
+from desk_server.api.docs_page import add_docs_page
 from desk_server.api.exchange import Answer, Head
 from desk_server.api.orders import PATHS, OrderRoute
 from desk_server.api.routes import ROUTES, Route
@@ -66,6 +67,7 @@ def build_http(api: Api) -> FastAPI:
         title="The desk",
         version=version("desk"),
         description=DESCRIPTION,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -82,6 +84,7 @@ def build_http(api: Api) -> FastAPI:
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _failed)
     describe_all(app)
+    add_docs_page(app)
     return app
 
 

@@ -275,6 +275,18 @@ def test_the_life_of_a_deployment(desk):
         admin_pb2.ListDeploymentsResponse.FromString(got.content)
 
 
+def test_the_docs_page_needs_nothing_from_elsewhere(desk):
+    """/docs works without the internet: it loads nothing but /openapi.json, and its policy allows nothing else."""
+    with desk.http() as client:
+        page = client.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([\w./:-]+)""", page.text.partition("<script>")[0]) == [
+        "openapi.json"
+    ]
+    assert "//" not in re.sub(r"^\s*//.*$", "", page.text, flags=re.MULTILINE)
+
+
 def test_state_and_description(desk):
     """Alive, ready with the broker's name, and described at /docs and /openapi.json, all without a token."""
     with desk.http() as client:
