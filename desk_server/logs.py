@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -19,22 +18,28 @@ from desk_server.settings import Settings
 REDACTED = "[redacted]"
 _SECRET_KEY = re.compile(r"token$|authorization|secret|password|api_key|^key$|_key$", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"desk_[a-z]+_[A-Za-z0-9_-]{8,}|(?<=[Bb]earer )[^\s\"']+")
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-_context: ContextVar[Mapping[str, str]] = ContextVar("desk_log_context", default=_NOTHING)
+# The ids bound last, and what was bound before them: put together only when a line is written.
+_Bound = tuple[Mapping[str, str], "_Bound | None"]
+_context: ContextVar[_Bound | None] = ContextVar("desk_log_context", default=None)
 
 
 def bind(**ids: str) -> None:
     """Add these ids to every later line of the present task; empty ones are left out."""
-    _context.set({**_context.get(), **{name: value for name, value in ids.items() if value}})
+    _context.set((ids, _context.get()))
 
 
 def bind_only(ids: Mapping[str, str]) -> None:
     """Replace what was bound: the start of a request. Costs one ContextVar write."""
-    _context.set(ids)
+    _context.set((ids, None))
 
 
 def bound() -> Mapping[str, str]:
-    return _context.get()
+    ids: dict[str, str] = {}
+    layer = _context.get()
+    while layer is not None:
+        newer, layer = layer
+        ids = {**{name: value for name, value in newer.items() if value}, **ids}
+    return ids
 
 
 def configure(settings: Settings) -> None:
@@ -94,6 +99,6 @@ def _clean(name: str, value: Any) -> Any:
 
 
 def _add_bound(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for name, value in _context.get().items():
+    for name, value in bound().items():
         event.setdefault(name, value)
     return event

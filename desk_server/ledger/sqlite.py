@@ -17,7 +17,8 @@ from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from desk_server.events import AnyEvent, can_be_asked_again
 from desk_server.ledger import DuplicateEvent, LedgerUnavailable, Stored
@@ -36,7 +37,7 @@ _INSERT = "INSERT INTO events (seq, at, kind, user, order_id, dedupe, body, hash
 _SYNC_FAILED = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
 
 
-class _Call(NamedTuple):
+class _Call(Struct, frozen=True):
     """One append: its events, the columns of their rows, whether the disk must have them, and who waits."""
 
     events: tuple[AnyEvent, ...]
@@ -67,8 +68,10 @@ class SqliteLedger:
         # What the writer has not been given yet, and whether the disk must have any of it.
         self._gathered: deque[_Call] = deque()
         self._is_urgent = False
-        # Whether this turn of the loop ends with a batch for the writer; whether it has one.
+        # Whether this turn of the loop ends with a batch for the writer, or one comes within `_ALONE_S`.
         self._is_due = False
+        self._is_timed = False
+        # Whether the writer has one.
         self._is_writing = False
         # The writer is given one batch at a time, and None to end.
         self._batches: queue.SimpleQueue[list[_Call] | None] = queue.SimpleQueue()
@@ -110,7 +113,7 @@ class SqliteLedger:
         if problem:
             future.set_exception(LedgerUnavailable(problem))
             return future
-        must_sync = not all(map(can_be_asked_again, events))
+        must_sync = not all([can_be_asked_again(event) for event in events])
         self._gathered.append(_Call(events, [columns_of(event) for event in events], must_sync, future))
         self._waiting += len(events)
         self._is_urgent = self._is_urgent or must_sync
@@ -157,13 +160,16 @@ class SqliteLedger:
     def _hand_over_soon(self) -> None:
         """When this turn of the loop is over; what need not be synced waits a moment longer, for what must be."""
         assert self._loop is not None
-        if self._is_due:
-            return
-        if self._is_urgent:
+        if self._is_urgent and not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._hand_over)
-        else:
-            self._loop.call_later(_ALONE_S, self._hand_over)
+        elif not self._is_urgent and not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(_ALONE_S, self._hand_over_alone)
+
+    def _hand_over_alone(self) -> None:
+        self._is_timed = False
+        self._hand_over()
 
     def _hand_over(self) -> None:
         self._is_due = False
