@@ -44,10 +44,12 @@ if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
 fi
 new_enough .venv/bin/python || fail ".venv has an old Python. Remove it (make clean) and run: make install"
 
+# One line a package is enough to see that it goes on.
+readonly chatter='^ *(Requirement already|Processing|Downloading|Using cached|Looking in|Attempting uninstall|Found existing|Uninstalling|Successfully)'
 say "Installing the pinned dependencies, hashes checked (a minute or two the first time) ..."
 .venv/bin/python -m pip install --disable-pip-version-check --progress-bar "$([ -t 1 ] && echo on || echo off)" \
     --require-hashes --only-binary :all: -r constraints.txt |
-    { grep --line-buffered -v '^Requirement already satisfied' || true; }
+    { grep --line-buffered -vE "$chatter" || true; }
 # setuptools warns at length about editable installs; that is of interest only if it fails.
 log=$(mktemp)
 .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable . >"$log" 2>&1 \

@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import difflib
 import os
 import signal
 import sys
@@ -21,6 +22,14 @@ from desk_server.ledger import LedgerUnavailable
 from desk_server.settings import Settings, page, table
 
 log = structlog.get_logger("desk")
+
+# What the client, the manager and the scripts read.
+NOT_OURS = {
+    *("DESK_ADMIN_TOKEN_FILE", "DESK_AFTER", "DESK_BASE_IMAGE", "DESK_ENGINE_WAIT_S", "DESK_HOST_RUN_DIR"),
+    *("DESK_LOG_FILE", "DESK_LOG_FILE_MAX", "DESK_MANAGER_DIR", "DESK_MEMORY", "DESK_PULL_TIMEOUT_S"),
+    *("DESK_REQUIRE_DOCKER", "DESK_RUNTIME", "DESK_SERVER_CONTAINER", "DESK_SERVER_URL", "DESK_STRATEGY"),
+    *("DESK_SYMBOLS", "DESK_TOKEN", "DESK_TOKEN_FILE"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,11 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "verify-ledger":
             return _verify(settings)
         logs.configure(settings)
+        _warn_of_unknown_settings()
         uvloop.run(_run(settings))
     except (app.CannotBuild, CannotServe, LedgerUnavailable) as error:
         print(f"The desk cannot run: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _warn_of_unknown_settings() -> None:
+    """A limit whose name is misspelt would silently not be set."""
+    known = {name for name, _, _ in table()}
+    for name in sorted(os.environ):
+        if name.startswith("DESK_") and name not in known | NOT_OURS:
+            near = difflib.get_close_matches(name, known, 1)
+            log.warning("unknown setting, ignored: see --help", name=name, did_you_mean=near[0] if near else None)
 
 
 async def _run(settings: Settings) -> None:
