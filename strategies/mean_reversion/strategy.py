@@ -4,6 +4,7 @@ Reads parsed lines from market(), so that each order also says which fields it w
 """
 
 from collections import deque
+from decimal import Decimal
 
 import numpy as np
 
@@ -16,7 +17,14 @@ BARS = 20
 BUY_BELOW, SELL_ABOVE = -0.5, 0.5
 
 closes = deque(maxlen=BARS)
-holding = any(position.symbol == SYMBOL and float(position.qty) > 0 for position in positions())
+
+
+def held():
+    return sum(Decimal(position.qty) for position in positions() if position.symbol == SYMBOL)
+
+
+# What an earlier run bought is still there.
+holding = held() > 0
 
 for bar in market([SYMBOL]):
     if bar["type"] != "bar":
@@ -32,9 +40,14 @@ for bar in market([SYMBOL]):
         side = "sell"
     else:
         continue
-    order = place_order(SYMBOL, SHARES, side, notes={"score": f"{score:.2f}"})
+    # All that is there: a buy may have been filled in part only, before an earlier run ended.
+    shares = SHARES if side == "buy" else held()
+    if not shares:
+        holding = False
+        continue
+    order = place_order(SYMBOL, shares, side, notes={"score": f"{score:.2f}"})
     if order.status == "success":
         holding = side == "buy"
-        print(f"{bar['timestamp']} {side} {SHARES} {SYMBOL} at {bar['close']}: score {score:.2f}", flush=True)
+        print(f"{bar['timestamp']} {side} {shares} {SYMBOL} at {bar['close']}: score {score:.2f}", flush=True)
     else:
         print(f"{side} refused: {order.code}: {order.message}", flush=True)

@@ -6,6 +6,7 @@ The simplest form of a strategy: lines of JSON on standard input, orders through
 import json
 import sys
 from collections import deque
+from decimal import Decimal
 
 from desk_client import place_order, positions
 
@@ -16,8 +17,14 @@ FAST, SLOW = 5, 20
 BAND = 0.005
 
 prices = deque(maxlen=SLOW)
+
+
+def held():
+    return sum(Decimal(position.qty) for position in positions() if position.symbol == SYMBOL)
+
+
 # What an earlier run bought is still there.
-holding = any(position.symbol == SYMBOL and float(position.qty) > 0 for position in positions())
+holding = held() > 0
 
 for line in sys.stdin:
     tick = json.loads(line)
@@ -34,9 +41,14 @@ for line in sys.stdin:
         side = "sell"
     else:
         continue
-    order = place_order(SYMBOL, SHARES, side, notes={"fast": f"{fast:.4f}", "slow": f"{slow:.4f}"})
+    # All that is there: a buy may have been filled in part only, before an earlier run ended.
+    shares = SHARES if side == "buy" else held()
+    if not shares:
+        holding = False
+        continue
+    order = place_order(SYMBOL, shares, side, notes={"fast": f"{fast:.4f}", "slow": f"{slow:.4f}"})
     if order.status == "success":
         holding = side == "buy"
-        print(f"{tick['timestamp']} {side} {SHARES} {SYMBOL}: fast {fast:.3f}, slow {slow:.3f}", flush=True)
+        print(f"{tick['timestamp']} {side} {shares} {SYMBOL}: fast {fast:.3f}, slow {slow:.3f}", flush=True)
     else:
         print(f"{side} refused: {order.code}: {order.message}", flush=True)
