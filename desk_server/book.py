@@ -138,7 +138,9 @@ class Book(BookQueries):
             return tuple(self._hold_legs(seq, event.at, order, event.leg_broker_ids))
         changes, order = self._proved(seq, order, event.at)
         state = State.HELD if event.status == "held" else State.LIVE
-        accepted = self._revived(self._named(order, event.broker_order_id), state, event.at, event.status)
+        # What it was released to since is newer than the answer to its submission.
+        status = (order.state is State.LIVE and order.broker_status) or event.status
+        accepted = self._revived(self._named(order, event.broker_order_id), state, event.at, status)
         changes.append(self._put(seq, "accepted", accepted))
         if accepted.leg_ids:
             changes += self._hold_legs(seq, event.at, accepted, event.leg_broker_ids)

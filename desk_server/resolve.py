@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 5.0
+_WORKING = frozenset({"new", "accepted", "pending_new", "held"})
 
 
 class Resolver:
@@ -116,6 +117,7 @@ class Resolver:
             at=now,
             order_id=order.order_id,
             broker_order_id=found.broker_order_id,
-            status=found.status,
+            # Fills and ends have events of their own, which count.
+            status=found.status if found.status in _WORKING else "new",
             leg_broker_ids=tuple(leg.broker_order_id for leg in found.legs),
         )

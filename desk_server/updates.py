@@ -31,7 +31,7 @@ class _Ring:
         self.updates: deque[Update] = deque(maxlen=kept)
         self.added = 0
         self.forgotten_seq = 0
-        self.waiting: list[asyncio.Future[None]] = []
+        self.waiting: set[asyncio.Future[None]] = set()
 
     def add(self, update: Update) -> None:
         updates = self.updates
@@ -90,8 +90,11 @@ class UpdateLog:
                 number += 1
                 continue
             waiter = asyncio.get_running_loop().create_future()
-            ring.waiting.append(waiter)
-            await waiter
+            ring.waiting.add(waiter)
+            try:
+                await waiter
+            finally:
+                ring.waiting.discard(waiter)
 
     def close(self) -> None:
         """End all subscriptions."""

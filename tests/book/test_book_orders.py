@@ -392,3 +392,12 @@ def test_a_leg_that_works_proves_its_entry(story: Story):
         story.happen(events.OrderEnded, order_id=main.order_id, state=State.CANCELED)
         story.happen(events.OrderEnded, order_id=stop.order_id, state=State.CANCELED)
         assert story.book.reserved_cash("alice") == 0
+
+
+def test_a_release_is_newer_than_the_answer_that_it_overtook(story: Story):
+    """An order that waited for the opening and works already does not wait again when its acceptance is told."""
+    order = story.buy(10)
+    story.happen(events.OrderReleased, order_id=order)
+    story.happen(events.OrderAccepted, order_id=order, broker_order_id="b", status="accepted")
+    assert story.order(order).status == "new"
+    assert story.book.by_broker_order_id("b").order_id == order

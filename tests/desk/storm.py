@@ -38,6 +38,7 @@ from desk_server.domain import (
     UserId,
 )
 from desk_server.errors import TRANSIENT, Code, DeskError
+from desk_server.ledger import LedgerUnavailable
 from desk_server.ledger.sqlite_file import checked_rows
 from tests.desk.conftest import ADMIN, DeskUnderTest
 
@@ -93,16 +94,21 @@ class Wire:
 
     async def connect(self, on_event: Callable[[BrokerEvent], Awaitable[None]]) -> None:
         async def hear(said: BrokerEvent) -> None:
-            if said.what is What.FILL:
-                self.executions[said.execution_id] = said
-            if not self.calm and self._chance.random() < 0.1:
-                await self._pause()
-            await on_event(said)
-            self._said = [*self._said[-20:], said]
-            if not self.calm and self._chance.random() < 0.05:
-                await on_event(self._chance.choice(self._said))
+            self.under_way += 1
+            await self._hear(said, on_event)
+            self.under_way -= 1
 
         await self.paper.connect(hear)
+
+    async def _hear(self, said: BrokerEvent, on_event: Callable[[BrokerEvent], Awaitable[None]]) -> None:
+        if said.what is What.FILL:
+            self.executions[said.execution_id] = said
+        if not self.calm and self._chance.random() < 0.1:
+            await self._pause()
+        await on_event(said)
+        self._said = [*self._said[-20:], said]
+        if not self.calm and self._chance.random() < 0.05:
+            await on_event(self._chance.choice(self._said))
 
     def problem(self) -> str:
         return self.paper.problem()
@@ -187,7 +193,7 @@ class Storm:
         self.actions = actions
         self.rounds = rounds
         self.chance = random.Random(seed)
-        self.step_s = self.chance.choice((0.2, 1.0, 20.0))
+        self.step_s = self.chance.choice((0.2, 1.0, 20.0, 300.0))
         self.prices = dict(MIDDLE)
         self.runs = 0
         self.ids = 0
@@ -209,11 +215,24 @@ class Storm:
             self.directory / "run0", model=model, seed=self.seed, wire=self._wire, **limits
         ).start()
         self._open_market()
+        self._break_disk_sometimes(self.now)
         for _ in range(self.rounds):
             await self._round()
         await self._heal()
         await self._end()
         await self.now.stop()
+
+    def _break_disk_sometimes(self, run: DeskUnderTest) -> None:
+        append, chance = run.ledger.append, random.Random(self.seed)
+
+        def append_or_not(*events):
+            if run.broker.calm or chance.random() > 0.01:
+                return append(*events)
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(LedgerUnavailable("disk full"))
+            return failed
+
+        run.ledger.append = append_or_not
 
     def _wire(self, paper: PaperBroker) -> Wire:
         return Wire(paper, random.Random(f"{self.seed}/{self.runs}"))
@@ -299,7 +318,7 @@ class Storm:
             won = self.now.desk.book.orders[OrderId(order_id)].request
             for one, outcome in zip(requests, outcomes, strict=True):
                 same = changed(one, qty=won.qty, line=won.line) == won and (one.qty or 0) == (won.qty or 0)
-                assert same or outcome == "KEY_REUSED" or Code(outcome) in TRANSIENT, (one, outcome, won)
+                assert same or outcome in ("KEY_REUSED", "CLOSED") or Code(outcome) in TRANSIENT, (one, won)
             self.asked[who, request.request_id] = next(one for one in requests if one.side is won.side and one == won)
 
     async def _replay(self, who: Identity) -> None:
@@ -326,7 +345,7 @@ class Storm:
             change = changed(change, trail=D(self.chance.randint(1, 99)) / 100)
         simple = request.order_class is OrderClass.SIMPLE and not order.parent_id
         if simple and request.qty and self.chance.random() < 0.6:
-            change = changed(change, qty=D(self.chance.randint(1, 150)))
+            change = changed(change, qty=D(self.chance.randint(1, 60)))
         try:
             new = await self.now.desk.replace(who, order.order_id, change)
             self.outcomes["replace " + new.status] += 1
@@ -353,8 +372,13 @@ class Storm:
         with contextlib.suppress(DeskError):
             await self.now.desk.set_halt(ADMIN, scope, name, True, "a storm")
         await self._rest(who)
-        with contextlib.suppress(DeskError):
-            await self.now.desk.set_halt(ADMIN, scope, name, False, "over")
+        await self._allow(self.now, scope, name)
+
+    async def _allow(self, run: DeskUnderTest, scope: str, name: str) -> None:
+        while run is self.now and (scope, name) in run.desk.book._halts:
+            with contextlib.suppress(DeskError):
+                await run.desk.set_halt(ADMIN, scope, name, False, "over")
+            await asyncio.sleep(0.001)
 
     async def _line(self, _: Identity) -> None:
         self._move()
@@ -383,7 +407,7 @@ class Storm:
         side = Side.SELL if held > 0 and chance.random() < 0.5 else Side.BUY
         if symbol == "BTC/USD":
             return self._some_crypto(symbol, side, held)
-        qty = D(chance.randint(1, 120))
+        qty = D(chance.randint(1, chance.choice((20, 20, 120))))
         if side is Side.SELL and chance.random() < 0.7:
             qty = min(qty, max(held.to_integral_value(), D(1)))
         base = OrderRequest(symbol=symbol, side=side, qty=qty)
@@ -391,12 +415,9 @@ class Storm:
         lasting = chance.choice((TimeInForce.DAY, TimeInForce.GTC))
         match chance.choice(("market", "limit", "limit", "stop", "stop_limit", "trail", "notional", "legs", "legs")):
             case "market":
-                fraction = chance.random() < 0.2
-                return changed(
-                    base,
-                    qty=qty + D("0.25") if fraction else qty,
-                    time_in_force=lasting if 0 else (TimeInForce.DAY if fraction else tif),
-                )
+                if chance.random() < 0.2:
+                    return changed(base, qty=qty + D("0.25"))
+                return changed(base, time_in_force=tif)
             case "limit":
                 auction = chance.random() < 0.05
                 extended = not auction and chance.random() < 0.1
@@ -427,7 +448,7 @@ class Storm:
                 return self._with_legs(changed(base, time_in_force=lasting))
 
     def _some_crypto(self, symbol: Symbol, side: Side, held: D) -> OrderRequest:
-        qty = D(self.chance.randint(100, 99_999)) / 100_000
+        qty = D(self.chance.randint(100, self.chance.choice((10_000, 99_999)))) / 100_000
         if side is Side.SELL and self.chance.random() < 0.7:
             qty = min(qty, held)
         base = OrderRequest(symbol=symbol, side=side, qty=qty, time_in_force=TimeInForce.GTC)
@@ -515,8 +536,9 @@ class Storm:
         self.runs += 1
         self.now = await self.now.anew(directory)
         self._open_market()
+        self._break_disk_sometimes(self.now)
         for scope, name in list(self.now.desk.book._halts):
-            await self.now.desk.set_halt(ADMIN, scope, name, False, "over")
+            await self._allow(self.now, scope, name)
 
     # ---- what must be so ----
 

@@ -281,6 +281,17 @@ async def test_an_oco_arrived_unheard_survives_a_crash(run):
     await second.stop()
 
 
+async def test_readers_who_leave_are_forgotten(run):
+    """A stream of updates that is given up while nothing happens leaves nothing behind."""
+    ring = run.desk.updates._everybody
+    reading = [asyncio.create_task(anext(run.desk.updates.subscribe(None, None))) for _ in range(20)]
+    await run.until(lambda: len(ring.waiting) == 20)
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+    assert not ring.waiting
+
+
 def _full(*_events):
     future = asyncio.get_running_loop().create_future()
     future.set_exception(LedgerUnavailable("disk full"))

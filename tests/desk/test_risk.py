@@ -153,7 +153,7 @@ amounts = st.decimals("0.000000001", "2000", places=9)
     position=st.decimals("-50", "50", places=3),
     held=st.decimals("0", "50", places=3),
 )
-def test_what_is_approved_is_covered(side, qty, price, cash, position, held):
+def test_what_is_approved_is_covered(*, side, qty, price, cash, position, held):
     """No approved order costs more than the buying power, sells more than is free, or breaks a size limit."""
     request = OrderRequest(symbol=Symbol("AAPL"), side=side, qty=qty, type=OrderType.LIMIT, limit_price=price)
     available = position - held
