@@ -73,6 +73,25 @@ class _Nothing:
         """Nobody waits for a cycle of the fast door."""
 
 
+class Outbox:
+    """Answers of one turn of the loop, sent together at its end: a commit answers many orders at once, and to wake
+    their sender for each would cost more than to send. Until then they count as unanswered.
+    """
+
+    def __init__(self) -> None:
+        self._answers: list[tuple[DeskProtocol, Cycle, Answer]] = []
+
+    def put(self, connection: "DeskProtocol", cycle: Cycle, answer: Answer) -> None:
+        if not self._answers:
+            connection.loop.call_soon(self._send)
+        self._answers.append((connection, cycle, answer))
+
+    def _send(self) -> None:
+        answers, self._answers = self._answers, []
+        for connection, cycle, answer in answers:
+            connection.write(cycle, answer)
+
+
 class DeskProtocol(HttpToolsProtocol):
     """Made per connection by uvicorn; `bind` gives it the desk's handlers."""
 
@@ -80,6 +99,7 @@ class DeskProtocol(HttpToolsProtocol):
     streams: Streams
     # Orders under way: the server's end waits for them, and nobody cancels them.
     running: set[asyncio.Task[None]]
+    outbox: Outbox
     # Open connections by the uid on the other side of the socket: each strategy has one of its own.
     connections_of: Counter[int]
     fast = True
@@ -234,10 +254,11 @@ class DeskProtocol(HttpToolsProtocol):
         answer = await self.orders.handle(cycle.path, cycle.head, bytes(cycle.body), self.peer)
         if self.flow.write_paused and not self.transport.is_closing():
             await self.flow.drain()
-        if not self.transport.is_closing():
-            self._write(cycle, answer)
+        self.outbox.put(self, cycle, answer)
 
-    def _write(self, cycle: Cycle, answer: Answer) -> None:
+    def write(self, cycle: Cycle, answer: Answer) -> None:
+        if self.transport.is_closing():
+            return
         closes = any(name == b"connection" for name, _ in answer.headers)
         parts = [STATUS_LINE[answer.status]]
         for name, value in self.server_state.default_headers + answer.headers:
@@ -260,7 +281,7 @@ class DeskProtocol(HttpToolsProtocol):
         """Hand the connection to the hub: from here on lines are written to it without any task of its own."""
         opened = self.streams.open_raw(cycle.head, cycle.query, self.peer)
         if isinstance(opened, Answer):
-            self._write(cycle, opened)
+            self.write(cycle, opened)
             return
         cycle.keep_alive = False
         parts = [STATUS_LINE[HTTPStatus.OK]]
@@ -295,6 +316,7 @@ def bind(
         "orders": orders,
         "streams": streams,
         "running": running,
+        "outbox": Outbox(),
         "connections_of": Counter[int](),
         "fast": fast,
     }
