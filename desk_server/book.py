@@ -221,7 +221,11 @@ class Book(BookQueries):
         if not order.state.is_open:
             return ()
         ended = replace(order, state=event.state, reserved_cash=ZERO, message=event.reason, updated_at=event.at)
-        return (self._put(seq, _ENDED_WORD.get(event.state, "canceled"), ended),)
+        changes = [self._put(seq, _ENDED_WORD.get(event.state, "canceled"), ended)]
+        if order.leg_ids and order.state in _UNPROVEN:
+            # The broker had it, and so has its legs until it says that they, too, have ended.
+            changes += self._hold_legs(seq, event.at, ended, ())
+        return tuple(changes)
 
     def _cancel_requested(self, seq: int, event: CancelRequested) -> tuple[Change, ...]:
         order = self._known(event.order_id)

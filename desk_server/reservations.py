@@ -139,11 +139,12 @@ class Reservations:
     def _total_now(self, group: _Group, order: Order) -> Decimal | None:
         if order.qty is None:
             return None
-        if len(group.members) == 1:
-            return order.qty
-        if order.replaces:
-            return MONEY.add(MONEY.subtract(order.qty, order.filled_qty), group.filled)
-        return order.qty
+        total = order.qty
+        while order.replaces:
+            # What the other orders of the group have filled was never taken off its quantity.
+            order = self._orders[OrderId(order.replaces)]
+            total = MONEY.add(total, order.filled_qty)
+        return total
 
     def _measure(self, group: _Group) -> None:
         cash = qty = ZERO

@@ -280,6 +280,19 @@ def test_a_replaced_leg_shares_its_groups_reservation(story: Story):
     assert story.book.reserved_qty("alice", "AAPL") == 7
 
 
+@pytest.mark.parametrize("side", [Side.SELL, Side.BUY])
+def test_a_replaced_order_of_an_oco_reserves_what_the_other_has_left(story: Story, side: Side):
+    """What the stop has filled is no longer there for the replaced take-profit: neither shares nor cash."""
+    story.bought(10, 100)
+    profit, stop = story.oco(side, 10, reserved=1000)
+    story.fill(stop, 4, 100)
+    new = story.replace(profit, 10, reserved=1000)
+    for _ in range(2):
+        assert story.book.open_qty("alice", "AAPL", side) == 6
+        assert story.book.reserved_cash("alice") == 600
+        story.replaced(profit, new, 10)
+
+
 def test_what_is_nobodys_goes_to_the_house(story: Story):
     """With cash and position of its own, and in the totals that must equal the broker's."""
     story.bought(10, 100)

@@ -401,3 +401,14 @@ def test_a_release_is_newer_than_the_answer_that_it_overtook(story: Story):
     story.happen(events.OrderAccepted, order_id=order, broker_order_id="b", status="accepted")
     assert story.order(order).status == "new"
     assert story.book.by_broker_order_id("b").order_id == order
+
+
+def test_legs_of_an_entry_that_ended_unheard_are_held(story: Story):
+    """The end is the first that is heard of a bracket: the broker has its legs until it ends them, too."""
+    entry, profit, stop = story.bracket(10)
+    story.happen(events.OrderEnded, order_id=entry, state=State.CANCELED)
+    assert story.order(entry).state is State.CANCELED
+    assert {story.order(leg).state for leg in (profit, stop)} == {State.HELD}
+    for leg in (profit, stop):
+        story.happen(events.OrderEnded, order_id=leg, state=State.CANCELED)
+    assert not story.book.open_orders()
