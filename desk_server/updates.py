@@ -69,9 +69,11 @@ class UpdateLog:
     def subscribe(self, user: UserId | None, after: int | None) -> AsyncIterator[Update]:
         """Updates of `user` (None: of everybody) with seq > after; after=None: only what comes from now on.
 
-        Raises DeskError GONE at once when `after` is older than what is kept, and later when the reader
-        has fallen that far behind. Ends when the desk closes.
+        Raises DeskError GONE at once when `after` is older than what is kept, or beyond the newest (it is from
+        another ledger), and later when the reader has fallen that far behind. Ends when the desk closes.
         """
+        if after is not None and after > self.last_seq(None):
+            raise _not_yet(after)
         ring = self._everybody if user is None else self._users[user]
         return self._follow(ring, ring.start_of(after))
 
@@ -110,5 +112,14 @@ def _gone(after: int) -> DeskError:
     return DeskError(
         Code.GONE,
         f"updates after {after} are no longer kept: list the orders, then subscribe without `after`",
+        observed=str(after),
+    )
+
+
+def _not_yet(after: int) -> DeskError:
+    return DeskError(
+        Code.GONE,
+        f"this desk has had no update {after} yet, so it is another ledger's: list the orders, then subscribe "
+        "without `after`",
         observed=str(after),
     )

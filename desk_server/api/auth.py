@@ -74,7 +74,14 @@ def admin(who: Identity) -> Identity:
 
 
 def chosen_user(who: Identity, user_id: str) -> UserId | None:
-    """Whose things to show: None means everybody's ("*", administrators only)."""
+    """Whose things are meant: None means everybody's ("*", administrators only). Raises DeskError.
+
+    An administrator has no book, and names the user: what is meant for one must not befall another.
+    """
+    if who.is_admin and not user_id:
+        raise DeskError(
+            Code.INVALID, 'say whose: user_id must name a user, or be "*" for everybody (administrators only)'
+        )
     if not user_id or user_id == who.user:
         return who.user
     if user_id == "*" and who.is_admin:

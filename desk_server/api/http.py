@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from desk.v1 import market_pb2, orders_pb2
 from fastapi import FastAPI, Request
+from fastapi_offline import FastAPIOffline
 from google.protobuf.message import Message
 from starlette import routing
 from starlette.exceptions import HTTPException
@@ -29,7 +30,6 @@ from desk_server.api.describe import (
     describe_all,
     describe_order,
 )
-from desk_server.api.docs_page import add_docs_page
 from desk_server.api.exchange import Answer, Head
 from desk_server.api.orders import PATHS, OrderRoute
 from desk_server.api.routes import ROUTES, Route
@@ -63,18 +63,20 @@ class Api:
 
 
 def build_http(api: Api) -> FastAPI:
-    app = FastAPI(
+    # FastAPI's own /docs loads its script from elsewhere: blank without the internet, and a stranger's code on a
+    # page that people type tokens into. This one brings Swagger UI along.
+    app = FastAPIOffline(
         title="The desk",
         version=version("desk"),
         description=DESCRIPTION,
-        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     for path in sorted(PATHS):
-        _add(app, "POST", path, _place(api), describe_order(), tag="orders", summary="Send an order")
+        _add(app, "POST", path, _place(api), describe_order(), tag="orders", summary="Send an order", status=201)
     for route in ROUTES:
-        _add(app, route.method, route.path, _call(api, route), describe(route), tag=route.tag, summary=route.summary)
+        named = {"tag": route.tag, "summary": route.summary}
+        _add(app, route.method, route.path, _call(api, route), describe(route), **named, status=route.status)
     stream = "A stream of what happens to your orders"
     _add(app, "GET", "/v1/updates", _updates(api), STREAM_OF_UPDATES, tag="orders", summary=stream)
     stream = "A stream of market lines"
@@ -84,7 +86,6 @@ def build_http(api: Api) -> FastAPI:
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _failed)
     describe_all(app)
-    add_docs_page(app)
     return app
 
 
@@ -281,7 +282,15 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
 
 
 def _add(
-    app: FastAPI, method: str, path: str, endpoint: Endpoint, describe: dict[str, Any], *, tag: str, summary: str
+    app: FastAPI,
+    method: str,
+    path: str,
+    endpoint: Endpoint,
+    describe: dict[str, Any],
+    *,
+    tag: str,
+    summary: str,
+    status: int = 200,
 ) -> None:
     app.add_api_route(
         path,
@@ -290,5 +299,6 @@ def _add(
         tags=[tag],
         summary=summary,
         openapi_extra=describe,
+        status_code=status,
         response_model=None,
     )

@@ -66,7 +66,7 @@ class Desk:
 
     def is_up(self):
         try:
-            return (self.folder / "admin.token").exists() and self.admin().account(timeout=1)
+            return (self.folder / "admin.token").exists() and self.admin().latest(timeout=1) is not None
         except DeskUnavailable:
             return False
 
