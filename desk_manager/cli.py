@@ -116,12 +116,13 @@ def _restart(options: argparse.Namespace, chosen: Settings) -> ExitCode:
 def _stop(options: argparse.Namespace, chosen: Settings) -> ExitCode:
     runtime = _runtime(chosen)
     deployer = Deployer(chosen, runtime, _desk(chosen, runtime), _complain)
-    if options.targets:
-        names = [path.name for path in folders.choose(options.targets, chosen.strategies_dir)]
-        for name in names:
-            config.check_name(name)
-    else:
-        names = sorted(runtime.instances())
+    running = runtime.instances()
+    paths = folders.choose(options.targets, chosen.strategies_dir) if options.targets else []
+    for path in paths:
+        config.check_name(path.name)
+        if path.name not in running and not path.exists():
+            raise UsageError(f"there is no strategy {path.name}, running or not", "see `strategy_manager.py status`")
+    names = [path.name for path in paths] if options.targets else sorted(running)
     if not names:
         print("nothing is running")
     return deployer.stop(names, _Progress(len(names)))
@@ -130,11 +131,16 @@ def _stop(options: argparse.Namespace, chosen: Settings) -> ExitCode:
 def _validate(options: argparse.Namespace, chosen: Settings) -> ExitCode:
     code = ExitCode.OK
     for found in map(folders.examine, folders.choose(options.targets, chosen.strategies_dir)):
-        if found.config:
-            print(f"{found.name}: sound (user {found.config.user_id})")
-        else:
+        try:
+            if found.error:
+                raise found.error
+            folders.check_syntax(found.path)
+        except ManagerError as error:
             code = ExitCode.INVALID
-            _complain(str(found.error))
+            _complain(str(error))
+        else:
+            assert found.config
+            print(f"{found.name}: sound (user {found.config.user_id})")
     return code
 
 

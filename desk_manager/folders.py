@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +87,21 @@ def examine(path: Path) -> Found:
         error.strategy = path.name
         return Found(path.name, path, error=error)
     return Found(path.name, path, config=settled)
+
+
+def check_syntax(path: Path) -> None:
+    """Raises InvalidStrategy where strategy.py is no Python, as far as this interpreter can tell."""
+    try:
+        ast.parse((path / "strategy.py").read_bytes(), "strategy.py")
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"strategy.py, line {line}" if line else "strategy.py"
+        what = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise InvalidStrategy(
+            f"{where}: {what} (read by Python {sys.version_info[0]}.{sys.version_info[1]})",
+            "correct it; Python would end at once with the same error",
+            path.name,
+        ) from None
 
 
 def load(path: Path) -> config.StrategyConfig:

@@ -90,11 +90,21 @@ def test_nothing_to_start_is_told(ground):
 
 
 def test_a_name_that_is_not_there_is_told(ground):
-    """start, logs and status of something unknown."""
+    """start, stop, logs and status of something unknown."""
     done = ground.manager("start", "nosuch", "--runtime", "process")
     assert done.returncode == 2 and "nosuch: there is no folder" in done.stderr
+    done = ground.manager("stop", "nosuch", "--runtime", "process")
+    assert done.returncode == 2 and "there is no strategy nosuch" in done.stderr
     assert ground.manager("status", "nosuch", "--runtime", "process").returncode == 2
     assert ground.manager("logs", "nosuch", "--runtime", "process").returncode == 2
+
+
+def test_validate_reads_the_code(ground):
+    """What Python cannot read is told with its line, before anything runs."""
+    name = ground.write("typo", "import sys\nfor line in sys.stdin\n    pass\n", {"user_id": "alice"})
+    done = ground.manager("validate", name)
+    assert done.returncode == 2
+    assert f"{name}: strategy.py, line 2: expected ':'" in done.stderr
 
 
 def test_new_makes_a_folder_that_is_sound(ground):
