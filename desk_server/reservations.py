@@ -140,6 +140,10 @@ class Reservations:
         if order.qty is None:
             return None
         total = order.qty
+        if order.change is not None and not order.broker_order_id:
+            # Asked for, not done yet: its quantity was drawn up before the last fills of what it is to replace.
+            asked, order = order.change.qty, self._orders[OrderId(order.replaces)]
+            total = (order.qty or ZERO) if asked is None else asked
         while order.replaces:
             # What the other orders of the group have filled was never taken off its quantity.
             order = self._orders[OrderId(order.replaces)]

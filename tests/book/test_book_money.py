@@ -3,10 +3,10 @@
 from decimal import Decimal, localcontext
 
 import pytest
-from book_story import Story
+from book_story import Story, dollars
 
 from desk_server import events
-from desk_server.domain import HOUSE, Side
+from desk_server.domain import HOUSE, OrderChange, Side
 
 
 @pytest.fixture
@@ -291,6 +291,21 @@ def test_a_replaced_order_of_an_oco_reserves_what_the_other_has_left(story: Stor
         assert story.book.open_qty("alice", "AAPL", side) == 6
         assert story.book.reserved_cash("alice") == 600
         story.replaced(profit, new, 10)
+
+
+@pytest.mark.parametrize("asked", [None, 10])
+def test_a_fill_that_overtakes_a_replace_is_not_reserved_again(story: Story, asked: int | None):
+    """The replacement was drawn up for ten; six of them had filled when it was written down."""
+    old = story.buy(10, reserved=1000)
+    story.accept(old)
+    story.fill(old, 6, 100)
+    change = OrderChange(limit_price=dollars(100), qty=None if asked is None else dollars(asked))
+    new = story.replace(old, 10, reserved=1000, change=change)
+    assert story.book.reserved_cash("alice") == 400
+    story.replaced(old, new, 4)
+    assert story.book.reserved_cash("alice") == 400
+    story.fill(new, 4, 100)
+    assert story.book.reserved_cash("alice") == 0
 
 
 def test_what_is_nobodys_goes_to_the_house(story: Story):
