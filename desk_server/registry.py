@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from ulid import ULID
 
 from desk_server.clock import Clock
 from desk_server.domain import STRATEGY_PATTERN, USER_PATTERN, Identity, Role, UserId
@@ -24,6 +23,7 @@ from desk_server.events import (
     TokenIssued,
     TokenRevoked,
 )
+from desk_server.ids import new_ulid
 
 ADMIN = UserId("admin")
 _TOKEN = re.compile(r"desk_[a-z]+_([0-9a-f]{16})_[0-9a-f]{64}")
@@ -139,7 +139,7 @@ class Registry:
             )
         if not _CODE_HASH.fullmatch(spec.code_hash):
             raise DeskError(Code.INVALID, "code_hash must be the SHA-256 of the staged folder: 64 hex digits")
-        deployment_id = str(ULID()).lower()
+        deployment_id = new_ulid().lower()
         token_id, token = _new_token("strategy")
         now = self._clock.now()
         await self._record(
