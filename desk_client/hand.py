@@ -76,11 +76,9 @@ class Hand:
         fields = sorted(parsed.fields_read)[:FIELDS_READ_MAX] if parsed is not None else ()
         return LineInHand(seq=seq_of(bare), sha256=_sha256_hex(bare)[:16], fields_read=fields)
 
-    def seq_and_time(self) -> tuple[int, str]:
-        """The last line's sequence number and timestamp; 0 and "" where it has none."""
-        fields = fields_of(self.line or b"")
-        timestamp = fields.get("timestamp")
-        return _seq(fields), timestamp if isinstance(timestamp, str) else ""
+    def seq(self) -> int:
+        """The last line's sequence number; 0 where it has none."""
+        return seq_of(self.line or b"")
 
 
 HAND = Hand()
@@ -98,11 +96,7 @@ def fields_of(line: bytes) -> dict[str, Any]:
 
 def seq_of(line: bytes) -> int:
     """A line's sequence number; 0 where it has none."""
-    return _seq(fields_of(line))
-
-
-def _seq(fields: dict[str, Any]) -> int:
-    seq = fields.get("seq")
+    seq = fields_of(line).get("seq")
     return seq if isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq < 1 << 64 else 0
 
 

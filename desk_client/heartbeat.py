@@ -43,8 +43,7 @@ class Heartbeat:
         now = time.monotonic()
         if lines == self._told_lines and now < self._told_at + UNCHANGED_EVERY_S:
             return True
-        seq, at = self._hand.seq_and_time()
-        body = HeartbeatRequest(lines_read=lines, last_seq=seq, last_line_at=at).SerializeToString()
+        body = HeartbeatRequest(lines_read=lines, last_seq=self._hand.seq()).SerializeToString()
         try:
             response = self._caller.call("POST", "/v1/heartbeat", body, timeout_s=TIMEOUT_S)
         except AuthenticationError as error:

@@ -294,7 +294,7 @@ def test_settings_that_cannot_be_right_exit_with_78(desk, strategies, env):
 
 
 def test_the_desk_hears_how_far_the_strategy_has_read(desk, strategies):
-    """The heartbeat tells lines, last sequence number and that line's time."""
+    """The heartbeat tells lines and the last sequence number."""
     from desk.v1.admin_pb2 import HeartbeatRequest  # noqa: PLC0415
 
     desk.publish("AAPL", "MSFT", "AAPL")
@@ -304,7 +304,7 @@ def test_the_desk_hears_how_far_the_strategy_has_read(desk, strategies):
         return [HeartbeatRequest.FromString(request.body) for request in desk.seen("/v1/heartbeat")]
 
     until(lambda: beats() and beats()[-1].lines_read == 3, what="a heartbeat with three lines")
-    assert (beats()[-1].last_seq, beats()[-1].last_line_at) == (3, "2026-01-02T03:04:05.000003Z")
+    assert beats()[-1].last_seq == 3
 
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"

@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if "protobuf" in self.headers.get("Content-Type", ""):
             beat = admin_pb2.HeartbeatRequest.FromString(raw)
-            body = {"lines_read": str(beat.lines_read), "last_line_at": beat.last_line_at}
+            body = {"lines_read": str(beat.lines_read), "last_line_at": _now()}
         else:
             body = json.loads(raw or "{}")
         if self.path == "/v1/deployments":

@@ -119,14 +119,12 @@ class RevokeTokenResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("lines_read", "last_seq", "last_line_at")
+    __slots__ = ("lines_read", "last_seq")
     LINES_READ_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQ_FIELD_NUMBER: _ClassVar[int]
-    LAST_LINE_AT_FIELD_NUMBER: _ClassVar[int]
     lines_read: int
     last_seq: int
-    last_line_at: str
-    def __init__(self, lines_read: _Optional[int] = ..., last_seq: _Optional[int] = ..., last_line_at: _Optional[str] = ...) -> None: ...
+    def __init__(self, lines_read: _Optional[int] = ..., last_seq: _Optional[int] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
     __slots__ = ()
