@@ -167,7 +167,7 @@ class Book(BookQueries):
         order = self._known(event.order_id)
         if not order.state.is_open and order.state not in _REVOCABLE:
             return ()
-        changes, order = self._proved(seq, order, event.at)
+        changes, order = self._proved(seq, order, event.at, event.status)
         released = self._revived(order, State.LIVE, event.at, broker_status=event.status)
         return (*changes, self._put(seq, "accepted", released))
 
@@ -393,10 +393,10 @@ class Book(BookQueries):
                 changes.append(self._put(seq, "rejected", ended))
         return tuple(changes)
 
-    def _proved(self, seq: int, new: Order, at: datetime) -> tuple[list[Change], Order]:
+    def _proved(self, seq: int, new: Order, at: datetime, status: str = "new") -> tuple[list[Change], Order]:
         """An order that works has taken the place of the one it replaces, even if OrderReplaced (which tells
         its quantity) is still to come."""
-        changes = self._entry_proved(seq, new, at)
+        changes = self._entry_proved(seq, new, at, status)
         new = self.orders[new.order_id]
         old = self.orders.get(OrderId(new.replaces))
         if old is None or old.replaced_by or self.replacing.get(old.order_id) != new.order_id:
@@ -404,12 +404,12 @@ class Book(BookQueries):
         new = replace(new, leg_ids=new.leg_ids or old.leg_ids)
         return [*changes, *self._gone(seq, old, new, at)], new
 
-    def _entry_proved(self, seq: int, leg: Order, at: datetime) -> list[Change]:
-        """A leg that works proves that the broker has what it came with (the other order of an OCO, too)."""
+    def _entry_proved(self, seq: int, leg: Order, at: datetime, status: str) -> list[Change]:
+        """A leg that works proves that the broker has what it came with: the other order of an OCO, in its state."""
         entry = self.orders.get(OrderId(leg.parent_id))
         if entry is None or not (entry.state in _UNPROVEN or entry.state in _REVOCABLE):
             return []
-        proved = self._revived(entry, State.LIVE, at, broker_status="new")
+        proved = self._revived(entry, State.LIVE, at, broker_status=status)
         return [self._put(seq, "accepted", proved), *self._hold_legs(seq, at, proved, ())]
 
     def _gone(self, seq: int, old: Order, new: Order, at: datetime) -> list[Change]:

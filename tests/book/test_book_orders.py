@@ -385,7 +385,8 @@ def test_a_leg_that_works_proves_its_entry(story: Story):
         story.intend(main, stop)
         if end is not None:
             story.happen(end, order_id=main.order_id, reason="the wire broke")
-        changes = story.happen(events.OrderReleased, order_id=stop.order_id)
+        changes = story.happen(events.OrderReleased, order_id=stop.order_id, status="accepted")
+        assert {story.order(one.order_id).status for one in (main, stop)} == {"accepted"}
         assert {story.order(one.order_id).state for one in (main, stop)} == {State.LIVE}
         assert words(changes)[-1] == "accepted"
         assert story.book.reserved_cash("alice") == 1100
