@@ -169,7 +169,10 @@ class Book(BookQueries):
             return ()
         changes, order = self._proved(seq, order, event.at, event.status)
         released = self._revived(order, State.LIVE, event.at, broker_status=event.status)
-        return (*changes, self._put(seq, "accepted", released))
+        changes.append(self._put(seq, "accepted", released))
+        if order.leg_ids and (order.state in _UNPROVEN or order.state in _REVOCABLE):
+            changes += self._hold_legs(seq, event.at, released, ())
+        return tuple(changes)
 
     def _executed(self, seq: int, event: Executed) -> tuple[Change, ...]:
         order = self._known(event.order_id)

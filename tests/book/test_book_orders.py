@@ -404,6 +404,14 @@ def test_a_release_is_newer_than_the_answer_that_it_overtook(story: Story):
     assert story.book.by_broker_order_id("b").order_id == order
 
 
+def test_legs_of_an_entry_that_was_released_unheard_are_held(story: Story):
+    """A bracket sent before the opening, of which the first word is that it works: the broker has its legs."""
+    entry, profit, stop = story.bracket(10)
+    story.happen(events.OrderReleased, order_id=entry)
+    assert story.order(entry).state is State.LIVE
+    assert {story.order(leg).state for leg in (profit, stop)} == {State.HELD}
+
+
 def test_legs_of_an_entry_that_ended_unheard_are_held(story: Story):
     """The end is the first that is heard of a bracket: the broker has its legs until it ends them, too."""
     entry, profit, stop = story.bracket(10)
