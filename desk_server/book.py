@@ -263,7 +263,7 @@ class Book(BookQueries):
         qty = new.qty if event.qty is None else event.qty
         works = replace(new, request=replace(new.request, qty=qty), leg_ids=new.leg_ids or old.leg_ids)
         if new.state.is_open or new.state in _REVOCABLE:
-            works = self._revived(works, State.LIVE, event.at, broker_status="new")
+            works = self._revived(works, State.LIVE, event.at, broker_status=event.status)
             works = replace(works, state=_state_after_fill(works, works.filled_qty, works.filled_value))
             reserved = works.reserved_cash if works.state.is_open else ZERO
             if new.remaining is not None and works.remaining is not None:

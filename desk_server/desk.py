@@ -335,6 +335,7 @@ class Desk:
                 new_order_id=new.order_id,
                 broker_order_id=ack.broker_order_id,
                 qty=ack.qty,
+                status=ack.status,
             )
         )
         return self._cancel_if_asked(new.order_id)

@@ -152,6 +152,7 @@ class OrderReplaced(Event, frozen=True):
     new_order_id: OrderId
     broker_order_id: str
     qty: Decimal | None = None
+    status: str = "new"
 
 
 class ReplaceRejected(Event, frozen=True):

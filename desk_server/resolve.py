@@ -7,17 +7,18 @@ halt), it is given up when it can no longer be under way. A lookup that fails pr
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
-from desk_server.brokers import BrokerOrder, BrokerThrottled, BrokerUnknown
+from desk_server.book import Book
+from desk_server.bookkeeper import Bookkeeper
+from desk_server.brokers import Broker, BrokerOrder, BrokerThrottled, BrokerUnknown
+from desk_server.clock import Clock
 from desk_server.domain import Order, OrderId, State
 from desk_server.errors import DeskError
 from desk_server.events import AnyEvent, OrderAccepted, OrderNotSent, OrderReplaced, ReplaceRejected
-
-if TYPE_CHECKING:
-    from desk_server.desk import Desk
 
 log = structlog.get_logger(__name__)
 
@@ -26,10 +27,27 @@ _LONGEST_WAIT_S = 5.0
 _WORKING = frozenset({"new", "accepted", "pending_new", "held"})
 
 
+class Sender(Protocol):
+    """The part of the desk that the resolver works with: see desk.py."""
+
+    book: Book
+    broker: Broker
+    clock: Clock
+    keeper: Bookkeeper
+
+    def shown(self, order: Order) -> Order: ...
+
+    def stopped(self, order: Order) -> str: ...
+
+    async def send(self, order: Order, legs: Sequence[Order] = ()) -> Order: ...
+
+    async def cancel_at_broker(self, order: Order) -> None: ...
+
+
 class Resolver:
     """One task for each order in doubt, until it is not."""
 
-    def __init__(self, desk: "Desk") -> None:
+    def __init__(self, desk: Sender) -> None:
         self._desk = desk
         self._tasks: dict[OrderId, asyncio.Task[None]] = {}
         self._is_closed = False
@@ -112,12 +130,17 @@ class Resolver:
                 new_order_id=order.order_id,
                 broker_order_id=found.broker_order_id,
                 qty=found.qty,
+                status=_working_status(found),
             )
         return OrderAccepted(
             at=now,
             order_id=order.order_id,
             broker_order_id=found.broker_order_id,
-            # Fills and ends have events of their own, which count.
-            status=found.status if found.status in _WORKING else "new",
+            status=_working_status(found),
             leg_broker_ids=tuple(leg.broker_order_id for leg in found.legs),
         )
+
+
+def _working_status(found: BrokerOrder) -> str:
+    """Fills and ends have events of their own, which count."""
+    return found.status if found.status in _WORKING else "new"

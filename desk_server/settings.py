@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         300.0, "DESK_QUOTE_AGE_S_MAX", "Market data older than this (since received) refuses orders.", gt=0
     )
     orders_per_minute_max: int = _setting(
-        600000, "DESK_ORDERS_PER_MINUTE_MAX", "Places, replaces and cancels of one user in a minute.", gt=0
+        6000, "DESK_ORDERS_PER_MINUTE_MAX", "Places and replaces of one user in a minute; cancels are free.", gt=0
     )
     open_orders_max: int = _setting(500, "DESK_OPEN_ORDERS_MAX", "Open orders of one user.", gt=0)
     allow_short: bool = _setting(False, "DESK_ALLOW_SHORT", "Let users sell what they do not own.")

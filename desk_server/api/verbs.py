@@ -53,9 +53,9 @@ class Verbs:
             )
         except ValueError as error:
             raise DeskError(Code.INVALID, str(error)) from error
-        legs = self._desk.book.legs
+        shown, legs = self._desk.shown, self._desk.book.legs
         return orders_pb2.ListOrdersResponse(
-            orders=[wire.order_message(order, legs(order)) for order in orders], next_page_token=token
+            orders=[wire.order_message(shown(order), legs(order)) for order in orders], next_page_token=token
         )
 
     async def replace_order(self, who: Identity, m: orders_pb2.ReplaceOrderRequest) -> orders_pb2.OrderResponse:
