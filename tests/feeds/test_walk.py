@@ -10,6 +10,7 @@ from taking import take
 
 from desk_server.feeds.walk import WalkFeed
 from desk_server.lines import parse
+from tests.counting import calls_in
 
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -49,18 +50,19 @@ def test_quotes_are_quotes():
 
 
 def test_resuming_in_a_far_year_is_quick():
-    """The walk computes where it is; it does not walk there."""
-    began = time.perf_counter()
+    """The walk computes where it is; it does not walk there, over millions of lines."""
     after = datetime(2031, 6, 4, 15, 0, 0, tzinfo=UTC)
-    assert parse(next(WalkFeed(["SPY", "IBM"], lines_per_s=1000).lines(after))).timestamp > after
-    assert time.perf_counter() - began < 0.5
+    found = []
+    work = calls_in(lambda: found.append(next(WalkFeed(["SPY", "IBM"], lines_per_s=1000).lines(after))))
+    assert parse(found[0]).timestamp > after
+    assert work < 100_000
 
 
 async def test_it_keeps_its_rate():
-    """200 lines a second are 200 lines a second, and as long on the market's clock."""
+    """200 lines a second take a second, no less, and are a second on the market's clock."""
     began = time.monotonic()
     lines = await take(WalkFeed(["SPY"], lines_per_s=200), 201)
-    assert 0.9 < time.monotonic() - began < 1.5
+    assert time.monotonic() - began > 0.9
     assert parse(lines[200]).timestamp - parse(lines[0]).timestamp == timedelta(seconds=1)
 
 

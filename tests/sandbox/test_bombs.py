@@ -53,7 +53,7 @@ def test_a_fork_bomb_ends_at_its_limit(ground, bomb):
     assert told["born"] < 64 and told["alive"] <= 64
     began = time.monotonic()
     assert subprocess.run(["true"], check=False).returncode == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert ground.manager("stop", name).returncode == 0
 
 
