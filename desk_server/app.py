@@ -122,4 +122,7 @@ def _limits(settings: Settings) -> Limits:
         quote_age_s_max=settings.quote_age_s_max,
         open_orders_max=settings.open_orders_max,
         allow_short=settings.allow_short,
+        fee_bps=settings.paper_fee_bps,
+        crypto_fee_bps=settings.paper_crypto_fee_bps,
+        fee_per_share=settings.paper_fee_per_share,
     )

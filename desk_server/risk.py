@@ -4,12 +4,14 @@ The checks stand in `CHECKS` in the order of their precedence; the first that ob
 """
 
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 
 from msgspec import Struct
 
 from desk_server.domain import ZERO, OrderClass, OrderRequest, OrderType, Quote, Side
 from desk_server.errors import Code
+
+_CENT = Decimal("0.01")
 
 
 class Limits(Struct, frozen=True):
@@ -22,6 +24,10 @@ class Limits(Struct, frozen=True):
     quote_age_s_max: float
     open_orders_max: int
     allow_short: bool
+    # What the broker takes on top of an order's value (1 bps = 1/100 %), and on top of each share.
+    fee_bps: Decimal = ZERO
+    crypto_fee_bps: Decimal = ZERO
+    fee_per_share: Decimal = ZERO
 
 
 class Facts(Struct, frozen=True, gc=False):
@@ -281,11 +287,21 @@ def _quantity(request: OrderRequest, facts: Facts) -> Decimal:
 
 def _cash_needed(request: OrderRequest, facts: Facts) -> Decimal:
     """Cash to hold back: a buy's worst cost, also where it covers; for a short sale the same, as its margin."""
+    if request.side is Side.SELL and not (facts.position <= 0 and facts.available <= 0):
+        return ZERO
     value = _value(request, facts) or ZERO
-    if request.side is Side.SELL:
-        opens_short = facts.position <= 0 and facts.available <= 0
-        return value if opens_short else ZERO
-    return value
+    return value + _fees(request, facts, value)
+
+
+def _fees(request: OrderRequest, facts: Facts, value: Decimal) -> Decimal:
+    """What the broker will take for it, rounded up to the cent."""
+    limits = facts.limits
+    is_crypto = "/" in request.symbol
+    bps = limits.crypto_fee_bps if is_crypto else limits.fee_bps
+    per_share = ZERO if is_crypto else limits.fee_per_share
+    if not bps and not per_share:
+        return ZERO
+    return (value * bps / 10_000 + _quantity(request, facts) * per_share).quantize(_CENT, ROUND_UP)
 
 
 def _exit_cash(request: OrderRequest, facts: Facts) -> Decimal:

@@ -74,7 +74,11 @@ class Settings(BaseSettings):
         6000, "DESK_ORDERS_PER_MINUTE_MAX", "Places and replaces of one user in a minute; cancels are free.", gt=0
     )
     open_orders_max: int = _setting(500, "DESK_OPEN_ORDERS_MAX", "Open orders of one user.", gt=0)
-    allow_short: bool = _setting(False, "DESK_ALLOW_SHORT", "Let users sell what they do not own.")
+    allow_short: bool = _setting(
+        False,
+        "DESK_ALLOW_SHORT",
+        "Let users sell what they do not own. There is no margin model yet: proceeds count as cash.",
+    )
 
     # Paper exchange
     paper_seed: int = _setting(1, "DESK_PAPER_SEED", "Seed of the paper exchange's chances.")

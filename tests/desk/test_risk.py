@@ -58,6 +58,17 @@ def test_a_sound_order_is_approved_with_what_it_may_cost():
     assert risk.check(notional, FACTS) == risk.Approved(reserved_cash=D("250.50"))
 
 
+def test_fees_are_held_back_too():
+    """What the broker takes on top is part of what an order may cost, rounded up to cents."""
+    limits = replace(LIMITS, fee_bps=D(10), fee_per_share=D("0.003"), crypto_fee_bps=D(25))
+    facts = replace(FACTS, limits=limits)
+    assert risk.check(limit(BUY, "99"), facts) == risk.Approved(reserved_cash=D(495) + D("0.495") + D("0.015"))
+    coin = replace(BUY, symbol=Symbol("BTC/USD"), type=OrderType.LIMIT, limit_price=D(99), qty=D("0.5"))
+    assert risk.check(coin, facts) == risk.Approved(reserved_cash=D("49.5") + D("0.13"))
+    assert refusal(limit(BUY, "99"), limits=limits, buying_power=D(495)).code is Code.BUYING_POWER
+    assert risk.check(SELL, facts) == risk.Approved(reserved_cash=D(0), sold=D(5))
+
+
 REFUSALS = [
     (replace(BUY, qty=D(1001)), {}, Code.MAX_QTY),
     (replace(BUY, qty=D(600)), {"buying_power": D(10**6)}, Code.MAX_NOTIONAL),
