@@ -4,9 +4,12 @@ Every verb takes the identity and the request's message, and raises DeskError. V
 end whatever becomes of the caller: the doors shield them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 
+import structlog
 from desk.v1 import admin_pb2, books_pb2, market_pb2, orders_pb2
 
 from desk_server import logs, rules
@@ -21,6 +24,8 @@ from desk_server.registry import Deployment, DeploymentSpec
 
 PAGE_DEFAULT, PAGE_MAX = 50, 500
 
+log = structlog.get_logger("desk.orders")
+
 
 class Verbs:
     def __init__(self, desk: Desk, allotment: Decimal) -> None:
@@ -30,9 +35,9 @@ class Verbs:
     # Orders
 
     async def place_order(self, who: Identity, m: orders_pb2.OrderRequest) -> orders_pb2.OrderResponse:
-        order = await self._desk.place(who, wire.order_request(m))
-        logs.bind(order_id=order.order_id)
-        return self._answer(order)
+        with _refusals_logged("order"):
+            order = await self._desk.place(who, wire.order_request(m))
+        return self._logged("order", order)
 
     async def get_order(self, who: Identity, m: orders_pb2.GetOrderRequest) -> orders_pb2.Order:
         order = self._desk.order(who, m.order_id)
@@ -59,10 +64,14 @@ class Verbs:
         )
 
     async def replace_order(self, who: Identity, m: orders_pb2.ReplaceOrderRequest) -> orders_pb2.OrderResponse:
-        return self._answer(await self._desk.replace(who, m.order_id, wire.order_change(m)))
+        with _refusals_logged("replace"):
+            order = await self._desk.replace(who, m.order_id, wire.order_change(m))
+        return self._logged("replace", order)
 
     async def cancel_order(self, who: Identity, m: orders_pb2.CancelOrderRequest) -> orders_pb2.OrderResponse:
-        return self._answer(await self._desk.cancel(who, m.order_id))
+        with _refusals_logged("cancel"):
+            order = await self._desk.cancel(who, m.order_id)
+        return self._logged("cancel", order)
 
     async def cancel_all(self, who: Identity, m: orders_pb2.CancelAllRequest) -> orders_pb2.CancelAllResponse:
         user = chosen_user(who, m.user_id)
@@ -81,6 +90,11 @@ class Verbs:
         except ValueError as error:
             raise DeskError(Code.INVALID, str(error)) from error
         return orders_pb2.ListFillsResponse(fills=[wire.fill_message(fill) for fill in fills], next_page_token=token)
+
+    def _logged(self, what: str, order: Order) -> orders_pb2.OrderResponse:
+        logs.bind(order_id=order.order_id)
+        log.info(what, symbol=order.request.symbol, side=order.request.side, status=order.status)
+        return self._answer(order)
 
     def _answer(self, order: Order) -> orders_pb2.OrderResponse:
         return wire.answer(order, self._desk.book.legs(order) if order.leg_ids else ())
@@ -202,6 +216,16 @@ class Verbs:
     async def heartbeat(self, who: Identity, m: admin_pb2.HeartbeatRequest) -> admin_pb2.HeartbeatResponse:
         self._desk.registry.heartbeat(who, m.lines_read, m.last_seq)
         return admin_pb2.HeartbeatResponse()
+
+
+@contextmanager
+def _refusals_logged(what: str) -> Iterator[None]:
+    try:
+        yield
+    except DeskError as error:
+        logs.bind(order_id=error.order_id)
+        log.info(f"{what} refused", code=error.code.value, reason=error.message)
+        raise
 
 
 def _deployment(deployment: Deployment) -> admin_pb2.Deployment:

@@ -3,12 +3,17 @@
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 
+import httpx
 import pytest
 import structlog
 
 from desk_server import logs
 from desk_server.settings import Settings
+from tests.api.running import wait_until
+from tests.conftest import PROJECT
 
 TOKEN = "desk_user_0123456789abcdef_" + "9" * 64
 
@@ -53,6 +58,44 @@ def test_lines_carry_the_ids_at_hand(written):
     assert (first["user"], first["request_id"], second["user"]) == ("alice", "alice", "bob")
     assert "user" not in outside
     assert "deployment_id" not in first
+
+
+def test_orders_and_refusals_are_logged_with_their_ids(tmp_path):
+    """One line each: who asked, which request, which order, how it stands or why it was refused."""
+    env = {"DESK_RUN_DIR": str(tmp_path), "PORT": "0", "GRPC_PORT": "0", "DESK_TRUST_USER_HEADER": "1"}
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        server = subprocess.Popen([sys.executable, "-m", "desk_server"], env=env, stderr=file, cwd=PROJECT)
+    try:
+        transport = httpx.HTTPTransport(uds=str(tmp_path / "desk" / "desk.sock"), retries=0)
+        with httpx.Client(base_url="http://desk", transport=transport, headers={"X-User-ID": "alice"}) as client:
+            wait_until(lambda: _is_ready(client), "ready")
+            order = {"symbol": "AAPL", "qty": "1", "side": "buy"}
+            taken = client.post("/v1/orders", json=order, headers={"X-Request-ID": "mine"}).json()
+            refused = client.post("/v1/orders", json=order | {"side": "sell", "qty": "900"}).json()
+            client.post("/v1/orders", json=order | {"qty": "-1"})
+            client.delete(f"/v1/orders/{taken['order_id']}x")
+    finally:
+        server.terminate()
+        server.wait(20)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    by_event = {}
+    for line in lines:
+        by_event.setdefault(line["event"], []).append(line)
+    (sent,) = by_event["order"]
+    assert (sent["user"], sent["request_id"], sent["order_id"]) == ("alice", "mine", taken["order_id"])
+    assert [(line["code"], line.get("order_id")) for line in by_event["order refused"]] == [
+        ("NOT_OWNED", refused["order_id"]),
+        ("INVALID", None),
+    ]
+    assert by_event["cancel refused"][0]["code"] == "NOT_FOUND"
+
+
+def _is_ready(client):
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
