@@ -33,6 +33,19 @@ dockerd_runs() {
     return 1
 }
 
+# After a kill their numbers stay in these files. Once another process has such a number, dockerd would not start,
+# or would wait for a containerd that is not there.
+forget_the_dead() {
+    local name file pid
+    while read -r name file; do
+        pid=$(cat "$file" 2>/dev/null) || continue
+        [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$name" ] || rm -f "$file"
+    done <<END
+dockerd /var/run/docker.pid
+containerd /var/run/docker/containerd/containerd.pid
+END
+}
+
 is_debian_or_ubuntu() {
     command -v apt-get >/dev/null && grep -qsE '^ID(_LIKE)?=.*(debian|ubuntu)' /etc/os-release
 }
@@ -54,6 +67,7 @@ start_docker() {
         fail "$broken" "Docker does not start. Its last words:
 $(journalctl -u docker -n 20 --no-pager 2>&1)"
     fi
+    forget_the_dead
     say "Starting dockerd (log: $log) ..."
     setsid dockerd >"$log" 2>&1 </dev/null 9>&- &
     local pid=$! deadline=$((SECONDS + wait_s))

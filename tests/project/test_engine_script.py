@@ -87,6 +87,16 @@ def test_a_dockerd_is_started_once_and_then_found(path):
 
 
 @needs_own_world
+def test_what_a_killed_dockerd_left_is_no_obstacle(path):
+    """Its number may be another process's by now, which dockerd would take for itself and give up."""
+    path("dockerd", '#!/bin/bash\n[ -e /run/docker.pid ] && { echo "pid file found"; exit 1; }\n' + DOCKERD_STARTS[12:])
+    leave = "mkdir -p /run/docker/containerd; echo $$ >/run/docker.pid; echo $$ >/run/docker/containerd/containerd.pid"
+    outcome = run(path, f"{leave}; {ENGINE} && ls /run/docker/containerd && echo end")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "answers.\nend" in outcome.stdout
+
+
+@needs_own_world
 def test_two_calls_at_once_start_one_dockerd(path):
     """The second of two concurrent calls waits for what the first one starts."""
     path("dockerd", DOCKERD_STARTS)
