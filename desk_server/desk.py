@@ -176,13 +176,7 @@ class Desk:
     async def _refuse(self, who: Identity, request: OrderRequest, refused: risk.Refused) -> Order:
         """Record the refusal, so that it is the answer for ever; unless a later try may pass."""
         if refused.code in TRANSIENT:
-            raise DeskError(
-                refused.code,
-                refused.message,
-                limit=refused.limit,
-                observed=refused.observed,
-                retry_after_s=refused.retry_after_s,
-            )
+            raise _error(refused)
         order, _ = draw_up(who, request, self.clock.now())
         order = changed(
             order,
@@ -303,10 +297,8 @@ class Desk:
                 order_id=old.order_id,
             )
         match self._judge(who, changed_request(old, change), old):
-            case risk.Refused() as no:
-                raise DeskError(
-                    no.code, no.message, limit=no.limit, observed=no.observed, retry_after_s=no.retry_after_s
-                )
+            case risk.Refused() as refused:
+                raise _error(refused)
             case risk.Approved() as approved:
                 new = draw_up_replacement(old, change, self.clock.now(), approved)
                 self._being_replaced.add(old.order_id)
@@ -367,7 +359,8 @@ class Desk:
         """
         _may_cancel(who)
         order = self.order(who, order_id)
-        if order.state is State.CANCELED:
+        never_sent = order.state is State.NOT_SENT and order.cancel_requested
+        if order.state is State.CANCELED or never_sent:
             return order
         if not order.state.is_open:
             raise _not_cancelable(order, f"it is already {order.status}")
@@ -493,13 +486,16 @@ class Desk:
 def _may_trade(who: Identity) -> None:
     if who.is_admin:
         raise DeskError(Code.FORBIDDEN, "the administrator's token does not trade: use a user's or a deployment's")
-    if not who.may_trade:
-        raise DeskError(Code.FORBIDDEN, "this token may only read: ask for one that may trade")
+    _may_cancel(who)
 
 
 def _may_cancel(who: Identity) -> None:
     if not who.may_trade:
         raise DeskError(Code.FORBIDDEN, "this token may only read: ask for one that may trade")
+
+
+def _error(no: risk.Refused) -> DeskError:
+    return DeskError(no.code, no.message, limit=no.limit, observed=no.observed, retry_after_s=no.retry_after_s)
 
 
 def _accepted(order_id: OrderId, ack: Ack, now: datetime) -> OrderAccepted:

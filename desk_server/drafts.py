@@ -163,7 +163,7 @@ def answer(order: Order) -> Order:
             raise DeskError(
                 Code.REJECTED, f"the broker rejected it ({order.code}): {order.message}", order_id=order.order_id
             )
-        case State.NOT_SENT:
+        case State.NOT_SENT if not order.cancel_requested:
             raise DeskError(Code.HALTED, f"the order was never sent: {order.message}", order_id=order.order_id)
         case _:
             return order

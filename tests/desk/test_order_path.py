@@ -216,6 +216,19 @@ async def test_a_cancel_that_overtakes_the_acceptance_still_cancels(run):
     await run.ended(order, "canceled")
 
 
+async def test_an_order_cancelled_before_the_broker_had_it_is_cancelled_and_not_halted(run):
+    """Cancelling it again, and sending its request again, show the order that was never sent; neither is an error."""
+    request = named(BID, "r1")
+    run.broker.faults, run.broker.find_faults = ["lost"], 3
+    order = await run.desk.place(ALICE, request)
+    await run.desk.cancel(ALICE, order.order_id)
+    await run.ended(order, "not_sent")
+    assert (await run.desk.cancel(ALICE, order.order_id)).status == "not_sent"
+    assert (await run.desk.place(ALICE, request)).order_id == order.order_id
+    assert len(run.broker.submits) == 1
+    assert run.desk.book.reserved_cash("alice") == 0
+
+
 async def test_what_was_answered_is_what_is_shown(run):
     """The answer does not wait until the acceptance is written; whoever asks for the order sees it all the same."""
     order = await run.desk.place(ALICE, BID)
