@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from desk_client.update_stream import Updates
 
 M = TypeVar("M", bound="Message")
+P = TypeVar("P", ListOrdersResponse, ListFillsResponse)
 
 PAGE_SIZE = 500
 TIMEOUT_S = 10.0
@@ -233,24 +234,22 @@ class Client:
             "until": until,
             "limit": str(PAGE_SIZE),
         }
-        while True:
-            response = self.caller.call("GET", path_with("/v1/orders", query), timeout_s=timeout)
-            page = _message(response, ListOrdersResponse)
+        for page in self._pages("/v1/orders", query, ListOrdersResponse, timeout):
             yield from page.orders
-            if not page.next_page_token:
-                return
-            query["page_token"] = page.next_page_token
 
     def fills(self, *, symbol: str = "", order_id: str = "", timeout: float = TIMEOUT_S) -> Iterator[Fill]:
         """This user's fills, newest first: an iterator as that of `list_orders`."""
         query = {"symbol": symbol, "order_id": order_id, "limit": str(PAGE_SIZE)}
-        while True:
-            response = self.caller.call("GET", path_with("/v1/fills", query), timeout_s=timeout)
-            page = _message(response, ListFillsResponse)
+        for page in self._pages("/v1/fills", query, ListFillsResponse, timeout):
             yield from page.fills
+
+    def _pages(self, path: str, query: dict[str, str], kind: type[P], timeout: float) -> Iterator[P]:
+        while True:
+            page = _message(self.caller.call("GET", path_with(path, query), timeout_s=timeout), kind)
+            yield page
             if not page.next_page_token:
                 return
-            query["page_token"] = page.next_page_token
+            query = {**query, "page_token": page.next_page_token}
 
     def positions(self, *, timeout: float = TIMEOUT_S) -> list[Position]:
         """This user's positions."""

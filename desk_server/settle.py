@@ -16,7 +16,7 @@ from desk_server.events import (
 )
 
 # What the broker's word brings to life: where the desk knows of nothing, or had given the order up.
-_UNPROVEN = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE, State.REJECTED, State.NOT_SENT})
+_MAY_BE_ACCEPTED = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE, State.REJECTED, State.NOT_SENT})
 
 
 def event_of(said: BrokerEvent, order: Order | None, replacement: Order | None) -> AnyEvent | None:
@@ -38,7 +38,7 @@ def event_of(said: BrokerEvent, order: Order | None, replacement: Order | None) 
                 price=said.price or ZERO,
                 fee=said.fee,
             )
-        case What.ACCEPTED if order.state in _UNPROVEN:
+        case What.ACCEPTED if order.state in _MAY_BE_ACCEPTED:
             return OrderAccepted(
                 at=said.at, order_id=order_id, broker_order_id=said.broker_order_id, status=said.status or "accepted"
             )
