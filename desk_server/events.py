@@ -94,6 +94,24 @@ class OrderUnknown(Event, frozen=True):
     reason: str
 
 
+class OrderQuarantined(Event, frozen=True):
+    """Not found at the broker, and not to be sent again; it may still be under way, so all it needs stays reserved."""
+
+    order_id: OrderId
+    reason: str
+
+
+class OrderRecovered(Event, frozen=True):
+    """An order under one of this desk's names which the broker has and this ledger does not: the ledger was lost
+    or is older than the order. It is booked to the user that its name tells, and works on.
+
+    `order` and `legs` are as the broker has them (LIVE or HELD, nothing filled): executions and ends follow.
+    """
+
+    order: Order
+    legs: tuple[Order, ...] = ()
+
+
 class OrderNotSent(Event, frozen=True):
     """It was proved that the broker never got it."""
 
@@ -109,13 +127,42 @@ class OrderReleased(Event, frozen=True):
 
 
 class Executed(Event, frozen=True):
-    """An execution: `qty` shares at `price`, `fee` in dollars. Applied exactly once per `execution_id`."""
+    """An execution: `qty` shares at `price`, `fee` in dollars. Applied exactly once per `execution_id`.
+
+    `cum_qty` is what the order had executed at the broker with this one: (cum_qty - qty, cum_qty] is this
+    execution's part of the order, whoever reports it. `broker_execution_id` is the broker's own name, where it
+    gave one. `user`, `symbol` and `side` are the order's, so that the event alone says what is posted; events
+    of the first ledgers do not have them.
+    """
 
     order_id: OrderId
     execution_id: str
     qty: Decimal
     price: Decimal
     fee: Decimal = ZERO
+    cum_qty: Decimal | None = None
+    broker_execution_id: str = ""
+    user: UserId = UserId("")
+    symbol: Symbol = Symbol("")
+    side: Side = Side.BUY
+
+
+class ExecutionBusted(Event, frozen=True):
+    """The broker took an execution back: it is booked the other way round, exactly once per `execution_id`.
+
+    A correction is this and a new Executed. All fields but `reason` are those of the execution;
+    `order_id` is "" and `user` the house's where it was the house's.
+    """
+
+    order_id: OrderId
+    execution_id: str
+    user: UserId
+    symbol: Symbol
+    side: Side
+    qty: Decimal
+    price: Decimal
+    fee: Decimal = ZERO
+    reason: str = ""
 
 
 class OrderEnded(Event, frozen=True):
@@ -174,6 +221,60 @@ class HouseExecuted(Event, frozen=True):
     price: Decimal
     fee: Decimal = ZERO
     broker_order_id: str = ""
+    # Where users have broker accounts of their own: whose it happened in. Each has a house book of its own.
+    account: str = ""
+    cum_qty: Decimal | None = None
+    broker_execution_id: str = ""
+
+
+class ForeignOrderSeen(Event, frozen=True):
+    """An order on the account that no order of this desk explains. It is never taken over; its executions are
+    the house's. `client_order_id` is as its sender named it."""
+
+    broker_order_id: str
+    client_order_id: str
+    symbol: Symbol
+    side: Side
+    qty: Decimal | None = None
+    account: str = ""
+
+
+class Share(Struct, frozen=True):
+    """A user's part of an activity: dollars and shares, each signed."""
+
+    user: UserId
+    cash: Decimal = ZERO
+    qty: Decimal = ZERO
+
+
+class ActivityPosted(Event, frozen=True):
+    """Something besides trading moved money or shares: a dividend, a fee, a split, a transfer.
+
+    `kind` is the broker's word (DIV, FEE, CFEE, SPLIT …). `shares` sum to what the broker moved, to the last
+    digit. Applied exactly once per `activity_id`.
+    """
+
+    activity_id: str
+    kind: str
+    shares: tuple[Share, ...]
+    symbol: Symbol = Symbol("")
+    description: str = ""
+    account: str = ""
+
+
+class HouseAdjusted(Event, frozen=True):
+    """A difference to the broker which nothing explained within its lag: the house's, with an alarm.
+
+    `qty` (of `symbol`, at `price`) or `cash` in dollars, signed: what the broker has more than the books. An
+    opening balance is one of these, too. No fill is made up for it.
+    """
+
+    reason: str
+    symbol: Symbol = Symbol("")
+    qty: Decimal = ZERO
+    price: Decimal = ZERO
+    cash: Decimal = ZERO
+    account: str = ""
 
 
 class HaltSet(Event, frozen=True):
@@ -197,9 +298,12 @@ AnyEvent = (
     | OrderAccepted
     | OrderRejected
     | OrderUnknown
+    | OrderQuarantined
+    | OrderRecovered
     | OrderNotSent
     | OrderReleased
     | Executed
+    | ExecutionBusted
     | OrderEnded
     | CancelRequested
     | CancelRejected
@@ -207,6 +311,9 @@ AnyEvent = (
     | OrderReplaced
     | ReplaceRejected
     | HouseExecuted
+    | ForeignOrderSeen
+    | ActivityPosted
+    | HouseAdjusted
     | HaltSet
 )
 
@@ -241,20 +348,36 @@ def can_be_asked_again(event: AnyEvent) -> bool:
 
 def subject(event: AnyEvent) -> str:
     """The order the event is about; "" for events about users, tokens and halts."""
-    if type(event) is OrderRefused or type(event) is OrderIntended:
+    if type(event) is OrderRefused or type(event) is OrderIntended or type(event) is OrderRecovered:
         return event.order.order_id
     return getattr(event, "order_id", "")
 
 
 def owner(event: AnyEvent) -> str:
     """The user that the event names, itself or as its order's; "" where it names none."""
-    if type(event) is OrderIntended or type(event) is OrderRefused or type(event) is ReplaceIntended:
+    if isinstance(event, OrderIntended | OrderRefused | ReplaceIntended | OrderRecovered):
         return event.order.user
     return getattr(event, "user", "")
 
 
 def _key_of_execution(event: Executed | HouseExecuted) -> str:
     return f"execution:{event.execution_id}"
+
+
+def _key_of_bust(event: ExecutionBusted) -> str:
+    return f"bust:{event.execution_id}"
+
+
+def _key_of_activity(event: ActivityPosted) -> str:
+    return f"activity:{event.activity_id}"
+
+
+def _key_of_foreign(event: ForeignOrderSeen) -> str:
+    return f"foreign:{event.broker_order_id}"
+
+
+def _key_of_recovered(event: OrderRecovered) -> str:
+    return f"order:{event.order.client_order_id}"
 
 
 def _key_of_order(event: OrderIntended | OrderRefused | ReplaceIntended) -> str:
@@ -272,6 +395,10 @@ _DEDUPE_KEYS: dict[type, Callable[[Any], str]] = {
     UserOpened: _key_of_user,
     Executed: _key_of_execution,
     HouseExecuted: _key_of_execution,
+    ExecutionBusted: _key_of_bust,
+    ActivityPosted: _key_of_activity,
+    ForeignOrderSeen: _key_of_foreign,
+    OrderRecovered: _key_of_recovered,
     OrderIntended: _key_of_order,
     OrderRefused: _key_of_order,
     ReplaceIntended: _key_of_order,

@@ -97,7 +97,7 @@ class Resolver:
     async def _ask(self, order: Order, sent_s: float) -> float:
         """Look it up, and act on that. `sent_s` is when it was sent last, and so is the answer (monotonic)."""
         desk = self._desk
-        found = await desk.broker.find(order.client_order_id)
+        found = await desk.broker.find(order)
         order = desk.book.orders[order.order_id]
         now_s = desk.clock.monotonic_s()
         if order.state is not State.UNKNOWN:

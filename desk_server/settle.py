@@ -37,7 +37,14 @@ def event_of(said: BrokerEvent, order: Order | None, replacement: Order | None) 
                 qty=said.qty or ZERO,
                 price=said.price or ZERO,
                 fee=said.fee,
+                cum_qty=said.filled_qty,
+                broker_execution_id=said.broker_execution_id,
+                user=order.user,
+                symbol=order.request.symbol,
+                side=order.request.side,
             )
+        case What.BUSTED:
+            return None
         case What.ACCEPTED if order.state in _MAY_BE_ACCEPTED:
             return OrderAccepted(
                 at=said.at, order_id=order_id, broker_order_id=said.broker_order_id, status=said.status or "accepted"

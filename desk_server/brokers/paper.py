@@ -7,16 +7,26 @@ queue between them is bounded: while it is full, new requests are refused with B
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from decimal import Decimal
+from datetime import date, timedelta
 
 import structlog
 
-from desk_server.brokers import Ack, BrokerEvent, BrokerOrder, BrokerThrottled, Capabilities
+from desk_server.brokers import (
+    Ack,
+    BrokerEvent,
+    BrokerOrder,
+    BrokerThrottled,
+    Capabilities,
+    Holding,
+    Holdings,
+    MarketClock,
+)
 from desk_server.brokers.fills import FillModel
 from desk_server.brokers.matching import PaperExchange
 from desk_server.clock import Clock, SystemClock
 from desk_server.domain import Asset, Order, OrderChange, Quote, Symbol
-from desk_server.sessions import NYSE, Calendar
+from desk_server.sessions import NYSE, Calendar, TradingDay, next_open, trading_day
+from desk_server.sessions import Session as MarketSession
 from desk_server.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -108,14 +118,26 @@ class PaperBroker:
         self._announce()
         return ack
 
-    async def find(self, client_order_id: str) -> BrokerOrder | None:
-        return self._exchange.find(client_order_id)
+    async def find(self, order: Order) -> BrokerOrder | None:
+        return self._exchange.find(order.client_order_id)
 
     async def asset(self, symbol: Symbol) -> Asset | None:
         return self._exchange.assets.get(symbol)
 
-    async def positions(self) -> dict[Symbol, Decimal]:
-        return self._exchange.positions()
+    async def holdings(self) -> Sequence[Holdings]:
+        """Positions only: money is the books' business."""
+        held = tuple(Holding(symbol, qty) for symbol, qty in self._exchange.positions().items())
+        return [Holdings(account="", users=None, cash=None, buying_power=None, positions=held)]
+
+    async def market_clock(self) -> MarketClock:
+        """By the market's time: a replayed tape's own."""
+        now = self._exchange.now()
+        close = NYSE.day_for(now).close
+        return MarketClock(now, NYSE.window(now).session is MarketSession.REGULAR, next_open(now), close)
+
+    async def calendar(self, start: date, end: date) -> Sequence[TradingDay]:
+        days = (trading_day(start + timedelta(days=n)) for n in range((end - start).days + 1))
+        return [day for day in days if day is not None]
 
     async def close(self) -> None:
         """Deliver what was said, then stop. What is not delivered never happened: the ledger is the memory."""

@@ -159,7 +159,7 @@ class Resting:
             side=self.side,
             qty=self.qty,
             filled_qty=self.filled,
-            legs=tuple(leg.ack() for leg in self.legs),
+            legs=tuple(leg.shown() for leg in self.legs),
         )
 
 

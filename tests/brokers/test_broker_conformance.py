@@ -76,10 +76,10 @@ async def test_a_resting_order_is_found_under_its_own_name(rig):
     """find gives what the broker has; None for a name it never saw."""
     order = limit("buy", "50")
     ack = await rig.broker.submit(order)
-    found = await rig.broker.find(order.client_order_id)
+    found = await rig.broker.find(order)
     assert found.broker_order_id == ack.broker_order_id
     assert (found.symbol, found.side, found.qty, found.filled_qty) == ("AAPL", "buy", Decimal(10), Decimal(0))
-    assert await rig.broker.find("d1.nobody.s.none") is None
+    assert await rig.broker.find(limit("buy", "50")) is None
 
 
 async def test_a_name_is_taken_once_and_for_ever(rig):
@@ -102,7 +102,7 @@ async def test_a_cancel_ends_the_order_with_an_event(rig):
     await rig.broker.cancel(order)
     assert rig.events == []
     await rig.until(order, "canceled")
-    assert (await rig.broker.find(order.client_order_id)).status == "canceled"
+    assert (await rig.broker.find(order)).status == "canceled"
 
 
 async def test_a_filled_order_cannot_be_cancelled(rig):
@@ -159,9 +159,9 @@ async def test_what_the_broker_does_not_list_it_does_not_trade(rig):
     assert (await rig.broker.asset("AAPL")).symbol == "AAPL"
     assert await rig.broker.asset("NONE") is None
     with pytest.raises(BrokerRejected) as no:
-        await rig.broker.submit(make_order("buy", symbol="NONE"))
+        await rig.broker.submit(order := make_order("buy", symbol="NONE"))
     assert (no.value.code, no.value.message) == ("42210000", 'asset "NONE" not found')
-    assert await rig.broker.find("d1.alice.s.none") is None
+    assert await rig.broker.find(order) is None
 
 
 async def test_events_come_one_at_a_time_and_in_order(rig):
@@ -194,7 +194,8 @@ async def test_positions_are_the_accounts(rig):
     for order in (bought, sold):
         await rig.broker.submit(order)
         await rig.until(order, "fill")
-    assert await rig.broker.positions() == {"AAPL": Decimal(6)}
+    (account,) = await rig.broker.holdings()
+    assert {held.symbol: held.qty for held in account.positions} == {"AAPL": Decimal(6)}
 
 
 async def test_capabilities_name_the_broker_and_whether_money_is_real(rig):

@@ -65,7 +65,7 @@ async def test_a_full_queue_refuses_requests_and_loses_nothing():
     with pytest.raises(BrokerThrottled):
         await broker.cancel(resting)
     broker.on_quote(line(50))
-    assert (await broker.find(resting.client_order_id)).filled_qty == 0
+    assert (await broker.find(resting)).filled_qty == 0
     reader.go.set()
     await eventually(lambda: "fill" in whats(reader.events, resting), "the late line was lost")
     assert len(reader.events) == 6

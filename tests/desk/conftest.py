@@ -70,17 +70,14 @@ class FaultyBroker:
     async def replace(self, order: Order, new: Order, change: OrderChange) -> Ack:
         return await self._through(lambda: self.paper.replace(order, new, change), self.faults)
 
-    async def find(self, client_order_id: str) -> BrokerOrder | None:
+    async def find(self, order: Order) -> BrokerOrder | None:
         if self.find_faults:
             self.find_faults -= 1
             raise BrokerUnknown("503")
-        return await self.paper.find(client_order_id)
+        return await self.paper.find(order)
 
     async def asset(self, symbol: Symbol) -> Asset | None:
         return await self.paper.asset(symbol)
-
-    async def positions(self) -> dict[Symbol, Decimal]:
-        return await self.paper.positions()
 
     async def close(self) -> None:
         await self.paper.close()

@@ -130,18 +130,15 @@ class Wire:
         self.sent.add(new.client_order_id)
         return await self._through(lambda: self.paper.replace(order, new, change))
 
-    async def find(self, client_order_id: str) -> BrokerOrder | None:
+    async def find(self, order: Order) -> BrokerOrder | None:
         if not self.calm and self._chance.random() < 0.4:
             await self._pause()
             if self._chance.random() < 0.5:
                 raise BrokerUnknown("503")
-        return await self.paper.find(client_order_id)
+        return await self.paper.find(order)
 
     async def asset(self, symbol):
         return await self.paper.asset(symbol)
-
-    async def positions(self):
-        return await self.paper.positions()
 
     async def close(self) -> None:
         await self.paper.close()
@@ -616,9 +613,9 @@ class Storm:
         book, paper = self.now.desk.book, self.now.broker.paper
         self._check_books()
         self._check_now()
-        assert book.totals() == await paper.positions()
+        assert book.totals() == {held.symbol: held.qty for held in (await paper.holdings())[0].positions}
         for order in book.orders.values():
-            there = await paper.find(order.client_order_id)
+            there = await paper.find(order)
             expected = AT_EXCHANGE.get(order.state)
             if expected is None:
                 assert there is None, f"{order} is at the exchange: {there}"

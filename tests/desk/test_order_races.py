@@ -71,7 +71,7 @@ async def test_an_order_that_arrives_after_all_is_not_rejected(run):
     assert order.status == "unknown"
     working = await run.ended(order, "new")
     assert set(run.broker.submits) == {order.client_order_id}
-    assert (await run.broker.find(working.client_order_id)).status == "new"
+    assert (await run.broker.find(working)).status == "new"
 
 
 async def test_a_replacement_that_arrives_after_all_takes_the_old_order_s_place(run):
@@ -138,7 +138,7 @@ async def test_a_halt_between_a_replace_s_intent_and_the_broker_stops_it(run, mo
 
     monkeypatch.setattr(run.keeper, "record", halt_first)
     await refused(Code.NOT_REPLACEABLE, run.desk.replace(ALICE, old.order_id, OrderChange(limit_price=D(96))))
-    assert (await run.broker.find(old.client_order_id)).status == "new"
+    assert (await run.broker.find(old)).status == "new"
     assert run.desk.book.reserved_cash("alice") == D(950)
 
 
