@@ -6,9 +6,12 @@
 import argparse
 import asyncio
 import difflib
+import faulthandler
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,6 +26,8 @@ from desk_server.settings import Settings, page, table
 
 log = structlog.get_logger("desk")
 
+# What a stop may take besides the drain time.
+_STOP_S_MAX = 15.0
 # What the client, the manager and the scripts read.
 NOT_OURS = {
     *("DESK_ADMIN_TOKEN_FILE", "DESK_AFTER", "DESK_BASE_IMAGE", "DESK_ENGINE_WAIT_S", "DESK_HOST_RUN_DIR"),
@@ -67,7 +72,7 @@ def _warn_of_unknown_settings() -> None:
 
 
 async def _run(settings: Settings) -> None:
-    stop = _on_signals()
+    stop = _on_signals(settings)
     desk = app.build(settings)
     await desk.start()
     interpreter.settle()
@@ -78,8 +83,10 @@ async def _run(settings: Settings) -> None:
         log.info("stopped")
 
 
-def _on_signals() -> asyncio.Event:
-    """Set by the first SIGTERM or Ctrl-C; the second ends the process at once (the ledger stands that)."""
+def _on_signals(settings: Settings) -> asyncio.Event:
+    """Set by the first SIGTERM or Ctrl-C; the second ends the process at once (the ledger stands that), and so
+    does a stop that takes longer than it may.
+    """
     stop = asyncio.Event()
 
     def on_signal(number: int) -> None:
@@ -87,10 +94,21 @@ def _on_signals() -> asyncio.Event:
             os._exit(128 + number)
         log.info("stopping: what is under way is finished; a second signal ends at once")
         stop.set()
+        threading.Thread(target=_end_at_the_latest, args=(settings,), name="last resort", daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     return stop
+
+
+def _end_at_the_latest(settings: Settings) -> None:
+    """In a thread of its own, for whatever keeps the loop from ending: a disk, a library, a bug."""
+    time.sleep(settings.drain_s + _STOP_S_MAX)
+    log.critical("the desk has not stopped in time: it is ended, the next start clears up", drain_s=settings.drain_s)
+    faulthandler.dump_traceback(all_threads=True)
+    for path in settings.socket_dir.glob("*.sock"):
+        path.unlink(missing_ok=True)
+    os._exit(1)
 
 
 def _announce(settings: Settings, addresses: Addresses) -> None:

@@ -109,6 +109,7 @@ class GrpcDoor:
             await self._health.set(name, status)
 
     async def stop(self, drain_s: float) -> None:
+        """Ends calls after `drain_s`; what they have begun goes on, and is waited for without end: bound it."""
         server, self._server = self._server, None
         if server is not None and not self._started:
             await server.stop(None)
@@ -116,7 +117,7 @@ class GrpcDoor:
             await self._health.enter_graceful_shutdown()
             await server.stop(drain_s)
         if self._acting:
-            await asyncio.wait(set(self._acting), timeout=drain_s)
+            await asyncio.wait(set(self._acting))
 
     # Handlers
 

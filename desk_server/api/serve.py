@@ -103,14 +103,20 @@ class Doors:
     async def close(self) -> None:
         """Stop, let what is under way finish within the drain time, end the streams. Closing twice is no error."""
         self.stop()
-        await self._grpc.stop(self._settings.drain_s)
+        loop = asyncio.get_running_loop()
+        drained_at = loop.time() + self._settings.drain_s
+        try:
+            async with asyncio.timeout_at(drained_at + _STOPPING_S):
+                await self._grpc.stop(self._settings.drain_s)
+        except TimeoutError:
+            log.error("gRPC has not stopped within the drain time: its calls are left")
         tasks, self._tasks = self._tasks, []
         for task in tasks[1:]:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=self._settings.drain_s + _STOPPING_S)
+            await asyncio.wait(tasks, timeout=max(drained_at - loop.time(), 0) + _STOPPING_S)
         if self._running:
-            _, late = await asyncio.wait(set(self._running), timeout=self._settings.drain_s)
+            _, late = await asyncio.wait(set(self._running), timeout=max(drained_at - loop.time(), 0))
             if late:
                 log.error("orders still under way at the end of the drain time", orders=len(late))
         for file in self._sockets:

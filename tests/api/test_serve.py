@@ -5,6 +5,8 @@ import grp
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 
@@ -168,6 +170,28 @@ def test_a_stuck_order_does_not_hold_the_end_up(tmp_path):
         assert order["status"] != "refused"
     finally:
         again.stop()
+
+
+def test_a_stop_that_hangs_is_ended(tmp_path):
+    """What keeps the desk from stopping does so for a while: it says where it hung, and takes its sockets away."""
+    hangs = (
+        "import asyncio, desk_server.__main__ as main; from desk_server.desk import Desk;"
+        "main._STOP_S_MAX = 0.5; Desk.close = lambda self: asyncio.sleep(3600); raise SystemExit(main.main([]))"
+    )
+    run_dir = tmp_path / "run"
+    env = os.environ | {"DESK_RUN_DIR": str(run_dir), "PORT": "0", "GRPC_PORT": "0", "DESK_DRAIN_S": "0.5"}
+    with (tmp_path / "log").open("wb") as log:
+        desk = subprocess.Popen([sys.executable, "-c", hangs], env=env, stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        wait_until(lambda: b'"ready"' in (tmp_path / "log").read_bytes(), "the desk")
+        assert len(list((run_dir / "desk").glob("*.sock"))) == 2
+        desk.terminate()
+        assert desk.wait(20) == 1
+    finally:
+        desk.kill()
+        desk.wait()
+    assert list((run_dir / "desk").glob("*.sock")) == []
+    assert "has not stopped in time" in (said := (tmp_path / "log").read_text()) and "most recent call first" in said
 
 
 def test_a_desk_that_comes_back(tmp_path):

@@ -236,7 +236,11 @@ def test_killed_it_takes_the_desk_along_and_starts_again(demo):
     until(demo.trades, "the table shows running strategies")
     demo.process.kill()
     demo.process.wait()
-    until(lambda: not list((demo.run_dir / "desk").glob("*")), "the desk has ended and removed its sockets")
+    try:
+        until(lambda: not list((demo.run_dir / "desk").glob("*")), "the desk has ended and removed its sockets")
+    except AssertionError:
+        print((demo.run_dir / "desk.log").read_text()[-5000:])
+        raise
     done = subprocess.run(
         demo.command("--seconds", "8"), cwd=PROJECT, env=demo.env, capture_output=True, text=True, check=False
     )
