@@ -1,0 +1,3 @@
+module desk/benchmarks/go_client
+
+go 1.19

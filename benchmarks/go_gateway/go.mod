@@ -1,0 +1,3 @@
+module desk/benchmarks/go_gateway
+
+go 1.19
