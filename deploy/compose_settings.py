@@ -14,7 +14,7 @@ BLOCK = re.compile(r"(?P<begin> *# settings: begin\n)(.*\n)*?(?P<end> *# setting
 
 
 def with_settings(text: str) -> str:
-    names = [name for name, _, _ in table() if name not in FIXED_BY_COMPOSE and not name.startswith("APCA_")]
+    names = [name for name, _, _ in table() if name not in FIXED_BY_COMPOSE]
     lines = "".join(f"      - {name}\n" for name in names)
     return BLOCK.sub(lambda found: found["begin"] + lines + found["end"], text, count=1)
 

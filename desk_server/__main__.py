@@ -113,7 +113,8 @@ def _end_at_the_latest(settings: Settings) -> None:
 
 def _announce(settings: Settings, addresses: Addresses) -> None:
     log.info(
-        "ready",
+        "listening: LIVE, REAL MONEY" if settings.is_live else "listening",
+        live=settings.is_live,
         broker=settings.broker,
         feed=settings.feed,
         http=f"http://{addresses.host}:{addresses.http_port}",

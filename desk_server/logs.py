@@ -43,8 +43,12 @@ def bound() -> Mapping[str, str]:
 
 
 def configure(settings: Settings) -> None:
-    """Send structlog's and the standard library's records to standard error, in one format."""
+    """Send structlog's and the standard library's records to standard error, in one format.
+
+    On a live account, every line says so.
+    """
     shared: list[Any] = [
+        *([_say_live] if settings.is_live else []),
         _add_bound,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -96,6 +100,12 @@ def _clean(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return REDACTED if isinstance(value, int) and not isinstance(value, bool) and name == "secret" else value
     return _clean(name, str(value))
+
+
+def _say_live(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """On every line of a desk that trades real money."""
+    event["account"] = "LIVE"
+    return event
 
 
 def _add_bound(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -6,9 +6,16 @@
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_ALPACA_URLS = {
+    "alpaca": "https://paper-api.alpaca.markets",
+    "alpaca-broker": "https://broker-api.sandbox.alpaca.markets",
+}
+_NO_REAL_MONEY = {urlsplit(url).hostname for url in _ALPACA_URLS.values()}
 
 
 def _setting(default: object, env: str, meaning: str, **bounds: Any) -> Any:
@@ -34,7 +41,11 @@ class Settings(BaseSettings):
     drain_s: float = _setting(10.0, "DESK_DRAIN_S", "Seconds that requests may take to finish on SIGTERM.", ge=0)
 
     # Parts
-    broker: Literal["paper"] = _setting("paper", "DESK_BROKER", "Which broker: paper (the embedded exchange).")
+    broker: Literal["paper", "alpaca", "alpaca-broker"] = _setting(
+        "paper",
+        "DESK_BROKER",
+        "Which broker: paper (embedded), alpaca (one shared account), alpaca-broker (an account for each user).",
+    )
     feed: Literal["replay", "walk", "none"] = _setting(
         "walk", "DESK_FEED", "Where market lines come from: replay (a tape file), walk (seeded random walk), none."
     )
@@ -50,6 +61,66 @@ class Settings(BaseSettings):
     )
     walk_seed: int = _setting(1, "DESK_WALK_SEED", "Seed of the random walk.")
     walk_lines_per_s: float = _setting(10.0, "DESK_WALK_LINES_PER_S", "Lines a second of the random walk.", gt=0)
+
+    # Alpaca
+    alpaca_key_id: SecretStr = _setting("", "APCA_API_KEY_ID", "Alpaca's key id.")
+    alpaca_key_id_file: Path | None = _setting(None, "APCA_API_KEY_ID_FILE", "A file that holds it instead.")
+    alpaca_secret_key: SecretStr = _setting("", "APCA_API_SECRET_KEY", "Alpaca's secret key.")
+    alpaca_secret_key_file: Path | None = _setting(None, "APCA_API_SECRET_KEY_FILE", "A file that holds it instead.")
+    alpaca_base_url: str = _setting(
+        "", "APCA_API_BASE_URL", "Alpaca's host: that of paper accounts (or of the Broker API's sandbox) unless set."
+    )
+    alpaca_stream_url: str = _setting(
+        "", "DESK_ALPACA_STREAM_URL", "Where order updates come from, where not from the host above."
+    )
+    allow_live: bool = _setting(
+        False, "DESK_ALLOW_LIVE", "Trade real money: needed besides the live host in APCA_API_BASE_URL."
+    )
+    alpaca_timeout_s: float = _setting(
+        10.0, "DESK_ALPACA_TIMEOUT_S", "Seconds until a request to Alpaca counts as unanswered.", gt=0
+    )
+    lookup_lag_s: float = _setting(
+        60.0,
+        "DESK_LOOKUP_LAG_S",
+        "Seconds that an unanswered order may still be under way; until then it does not count as not sent.",
+        ge=0,
+    )
+    resend_s: float = _setting(
+        60.0,
+        "DESK_RESEND_S",
+        "An unanswered order that the broker does not have is sent again within these seconds.",
+        ge=0,
+    )
+    poll_s: float = _setting(
+        15.0,
+        "DESK_POLL_S",
+        "Seconds between two looks at the broker's orders while all is well; in doubt, a look comes much sooner.",
+        gt=0,
+    )
+    poll_in_doubt_s: float = _setting(
+        2.0, "DESK_POLL_IN_DOUBT_S", "The same while an order is in doubt or no updates stream.", gt=0
+    )
+    reconcile_s: float = _setting(
+        60.0, "DESK_RECONCILE_S", "Seconds between two comparisons of positions and cash with the broker.", gt=0
+    )
+    grace_s: float = _setting(
+        10.0, "DESK_GRACE_S", "How long the broker's own lists may be out of step before a difference counts.", ge=0
+    )
+    history_days: int = _setting(
+        90, "DESK_HISTORY_DAYS", "How far back a start with an empty ledger reads the broker's account.", ge=1
+    )
+    users_file: Path | None = _setting(
+        None, "DESK_USERS_FILE", "TOML: users.<id>.alpaca_account_id for the Broker API; see docs/alpaca.md."
+    )
+
+    # Ledger
+    database_url: SecretStr = _setting(
+        "", "DESK_DATABASE_URL", "PostgreSQL for the ledger, postgresql://user:password@host/name; SQLite without."
+    )
+    database_url_file: Path | None = _setting(None, "DESK_DATABASE_URL_FILE", "A file that holds it instead.")
+    lease_s: float = _setting(
+        10.0, "DESK_LEASE_S", "Seconds after which a desk that does not answer loses a PostgreSQL ledger.", ge=2
+    )
 
     # Money
     allotment: Decimal = _setting(
@@ -74,6 +145,11 @@ class Settings(BaseSettings):
         6000, "DESK_ORDERS_PER_MINUTE_MAX", "Places and replaces of one user in a minute; cancels are free.", gt=0
     )
     open_orders_max: int = _setting(500, "DESK_OPEN_ORDERS_MAX", "Open orders of one user.", gt=0)
+    self_trade: Literal["refuse", "hold"] = _setting(
+        "refuse",
+        "DESK_SELF_TRADE",
+        "What becomes of an order that could trade against another of this account: refuse, or hold until it cannot.",
+    )
     allow_short: bool = _setting(
         False,
         "DESK_ALLOW_SHORT",
@@ -115,7 +191,54 @@ class Settings(BaseSettings):
     def _check(self) -> "Settings":
         if self.feed == "replay" and self.replay_file is None:
             raise ValueError("DESK_FEED=replay needs DESK_REPLAY_FILE, the tape to replay")
+        if self.broker != "paper":
+            self._check_alpaca()
         return self
+
+    def _check_alpaca(self) -> None:
+        for given, file, name in (
+            (self.alpaca_key_id, self.alpaca_key_id_file, "APCA_API_KEY_ID"),
+            (self.alpaca_secret_key, self.alpaca_secret_key_file, "APCA_API_SECRET_KEY"),
+        ):
+            if not given.get_secret_value() and file is None:
+                raise ValueError(f"DESK_BROKER={self.broker} needs {name} (or {name}_FILE, a file that holds it)")
+        if self.broker == "alpaca-broker" and self.users_file is None:
+            raise ValueError("DESK_BROKER=alpaca-broker needs DESK_USERS_FILE, which tells each user's account")
+        if not self.is_live:
+            return
+        if not self.allow_live:
+            raise ValueError(
+                f"{self.broker_url} is where real money trades: set DESK_ALLOW_LIVE=1 if that is meant, "
+                "or leave APCA_API_BASE_URL out for the paper account"
+            )
+        if self.feed in ("walk", "replay"):
+            raise ValueError(
+                f"DESK_FEED={self.feed} makes prices up, and a live account's orders are checked against them: "
+                "a live account needs a feed of its own market"
+            )
+        if self.trust_user_header:
+            raise ValueError("DESK_TRUST_USER_HEADER=1 is for the paper exchange: a live account needs tokens")
+
+    @property
+    def broker_url(self) -> str:
+        """Where the broker is, without a slash at the end."""
+        return (self.alpaca_base_url or _ALPACA_URLS.get(self.broker, "")).rstrip("/")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether real money trades: always, but for hosts that are known to have none."""
+        if self.broker == "paper":
+            return False
+        host = urlsplit(self.broker_url).hostname or ""
+        return not (host in _NO_REAL_MONEY or host == "localhost" or host.startswith("127.") or host == "::1")
+
+    def secret(self, name: Literal["alpaca_key_id", "alpaca_secret_key", "database_url"]) -> str:
+        """The secret itself, or what its file holds. Raises OSError where that cannot be read."""
+        file: Path | None = getattr(self, f"{name}_file")
+        if file is not None:
+            return file.read_text().strip()
+        given: SecretStr = getattr(self, name)
+        return given.get_secret_value()
 
     @property
     def socket_dir(self) -> Path:

@@ -183,7 +183,7 @@ def test_a_stop_that_hangs_is_ended(tmp_path):
     with (tmp_path / "log").open("wb") as log:
         desk = subprocess.Popen([sys.executable, "-c", hangs], env=env, stdin=subprocess.DEVNULL, stderr=log)
     try:
-        wait_until(lambda: b'"ready"' in (tmp_path / "log").read_bytes(), "the desk")
+        wait_until(lambda: b'"listening"' in (tmp_path / "log").read_bytes(), "the desk")
         assert len(list((run_dir / "desk").glob("*.sock"))) == 2
         desk.terminate()
         assert desk.wait(20) == 1

@@ -72,7 +72,7 @@ def test_a_misspelt_setting_is_warned_of(tmp_path):
         lines = []
         for line in server.stdout:
             lines.append(line)
-            if '"ready"' in line:
+            if '"listening"' in line:
                 server.send_signal(signal.SIGTERM)
     warned = [line for line in lines if "unknown setting" in line]
     assert len(warned) == 1, lines
