@@ -109,8 +109,8 @@ class Settings(BaseSettings):
     history_days: int = _setting(
         90, "DESK_HISTORY_DAYS", "How far back a start with an empty ledger reads the broker's account.", ge=1
     )
-    users_file: Path | None = _setting(
-        None, "DESK_USERS_FILE", "TOML: users.<id>.alpaca_account_id for the Broker API; see docs/alpaca.md."
+    config_file: Path | None = _setting(
+        None, "DESK_CONFIG", "TOML: users.<id>.alpaca_account_id for the Broker API; see docs/alpaca.md."
     )
 
     # Ledger
@@ -202,8 +202,8 @@ class Settings(BaseSettings):
         ):
             if not given.get_secret_value() and file is None:
                 raise ValueError(f"DESK_BROKER={self.broker} needs {name} (or {name}_FILE, a file that holds it)")
-        if self.broker == "alpaca-broker" and self.users_file is None:
-            raise ValueError("DESK_BROKER=alpaca-broker needs DESK_USERS_FILE, which tells each user's account")
+        if self.broker == "alpaca-broker" and self.config_file is None:
+            raise ValueError("DESK_BROKER=alpaca-broker needs DESK_CONFIG, which tells each user's account")
         if not self.is_live:
             return
         if not self.allow_live:

@@ -44,7 +44,7 @@ def test_every_host_that_is_not_known_to_have_no_real_money_has_it(given, live):
         ({"allow_live": True, "trust_user_header": True}, "needs tokens"),
         ({"alpaca_key_id": ""}, "APCA_API_KEY_ID_FILE"),
         ({"alpaca_secret_key": ""}, "APCA_API_SECRET_KEY_FILE"),
-        ({"broker": "alpaca-broker"}, "DESK_USERS_FILE"),
+        ({"broker": "alpaca-broker"}, "DESK_CONFIG"),
     ],
 )
 def test_what_is_missing_is_named(given, what):
