@@ -1,6 +1,7 @@
 """The one place where state changes: events made durable, folded into the book, published. Nothing else folds."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
@@ -32,6 +33,8 @@ class Bookkeeper:
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self.book = Book()
         self.updates = UpdateLog()
+        # How often each thing happened to an order, since the ledger began.
+        self.changes: Counter[str] = Counter()
         self.holds = Holds()
         self.registry = Registry(self.record, clock)
         # Why the ledger could not be written the last time; "" when it could.
@@ -154,6 +157,7 @@ class Bookkeeper:
         for change in self.book.fold(stored.seq, event):
             if change.fill is not None:
                 self.registry.count(change.order.deployment_id, fills=1)
+            self.changes[change.word] += 1
             self.updates.publish(Update(seq, change.word, event.at, change.order, change.fill))
             seq += 1
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from desk_server.api import errors, exchange
-from desk_server.api.auth import Door
+from desk_server.api.auth import Door, admin
 from desk_server.api.describe import (
     DESCRIPTION,
     OPEN,
@@ -31,6 +31,7 @@ from desk_server.api.describe import (
     describe_order,
 )
 from desk_server.api.exchange import Answer, Head
+from desk_server.api.metrics import CONTENT_TYPE_LATEST, Metrics
 from desk_server.api.orders import PATHS, OrderRoute
 from desk_server.api.routes import ROUTES, Route
 from desk_server.api.streams import Streams, message_of_query, stream_headers, update_frame
@@ -83,6 +84,7 @@ def build_http(api: Api) -> FastAPI:
     _add(app, "GET", "/v1/market/stream", _market(api), STREAM_OF_LINES, tag="market", summary=stream)
     _add(app, "GET", "/healthz", _alive, dict(OPEN), tag="state", summary="Alive?")
     _add(app, "GET", "/readyz", _ready(api.desk), dict(OPEN), tag="state", summary="Ready? 503 with the reasons if not")
+    _add(app, "GET", "/metrics", _metrics(api), {}, tag="state", summary="Figures for Prometheus (administrators)")
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _failed)
     describe_all(app)
@@ -229,6 +231,20 @@ def _ready(desk: Desk) -> Endpoint:
         )
 
     return ready
+
+
+def _metrics(api: Api) -> Endpoint:
+    metrics = Metrics(api.desk)
+
+    async def page(request: Request) -> Response:
+        head = exchange.head_of(request.scope["headers"])
+        try:
+            admin(exchange.identify(api.door, head, _peer(request)))
+        except DeskError as error:
+            return Exact(exchange.refusal(head, error))
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    return page
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

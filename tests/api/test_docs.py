@@ -33,5 +33,5 @@ def test_the_commands(desk):
 def test_every_route_is_documented():
     """Each row of the table of routes, and nothing else."""
     documented = set(re.findall(r"^\| `((?:GET|POST|PATCH|DELETE) [^`]+)` \|", DOC, re.MULTILINE))
-    streams = {"GET /v1/updates", "GET /v1/market/stream", "GET /healthz", "GET /readyz"}
+    streams = {"GET /v1/updates", "GET /v1/market/stream", "GET /healthz", "GET /readyz", "GET /metrics"}
     assert documented == {f"{r.method} {r.path}" for r in ROUTES} | {f"POST {path}" for path in PATHS} | streams
