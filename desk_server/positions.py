@@ -24,6 +24,16 @@ _CENT = Decimal("0.01")
 PriceOf = Callable[[Symbol], Decimal | None]
 
 
+def house_of(account: str) -> UserId:
+    """The house book of a broker account; "" is the one account that everybody shares."""
+    return UserId(f"{HOUSE}.{account}") if account else HOUSE
+
+
+def is_house(user: UserId) -> bool:
+    """No person is called so: see `domain.USER_PATTERN`."""
+    return user.startswith(HOUSE)
+
+
 class Account(Struct, frozen=True, gc=False):
     """A user's money, in dollars. `cash` is the allotment and all that trading added or took away."""
 
