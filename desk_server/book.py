@@ -31,6 +31,7 @@ from desk_server.events import (
     OrderUnknown,
     ReplaceIntended,
     ReplaceRejected,
+    SendIntended,
     UserOpened,
 )
 from desk_server.positions import MONEY, Account, Fill, Position, book_execution, share_of
@@ -72,6 +73,7 @@ class Book(BookQueries):
             UserOpened: self._user_opened,
             OrderRefused: self._order_refused,
             OrderIntended: self._order_intended,
+            SendIntended: self._send_intended,
             OrderAccepted: self._order_accepted,
             OrderRejected: self._order_rejected,
             OrderUnknown: self._order_unknown,
@@ -130,6 +132,15 @@ class Book(BookQueries):
             self._reservations.update(entered)
         return tuple(Change(seq, "pending", entered, event.at) for entered in (order, *legs))
 
+    def _send_intended(self, seq: int, event: SendIntended) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        if order.state is not State.WAITING:
+            return ()
+        sending = replace(
+            order, state=State.SENDING, message="", reserved_cash=event.reserved_cash, updated_at=event.at
+        )
+        return (self._put(seq, "pending", sending),)
+
     def _order_accepted(self, seq: int, event: OrderAccepted) -> tuple[Change, ...]:
         order = self._known(event.order_id)
         if not order.state.is_open and order.state not in _REVOCABLE:
@@ -159,7 +170,7 @@ class Book(BookQueries):
 
     def _order_not_sent(self, seq: int, event: OrderNotSent) -> tuple[Change, ...]:
         order = self._known(event.order_id)
-        if order.state not in _UNPROVEN:
+        if order.state not in _UNPROVEN and order.state is not State.WAITING:
             return ()
         return self._end_with_legs(seq, event, order, State.NOT_SENT)
 

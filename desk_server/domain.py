@@ -159,11 +159,14 @@ class OrderChange(Struct, frozen=True, omit_defaults=True):
 class State(StrEnum):
     """Where an order stands between the desk and the broker.
 
-    SENDING: the intent is durable, the broker has not answered yet. UNKNOWN: its answer was lost.
+    WAITING: the intent is durable, and the desk keeps it back until the broker would not refuse it.
+    SENDING: the broker has not answered yet. UNKNOWN: its answer was lost. QUARANTINE: it was not found at the
+    broker, is not to be sent any more, and may still be under way.
     HELD: a leg that the broker knows and keeps back until its entry has filled.
     """
 
     REFUSED = "refused"
+    WAITING = "waiting"
     SENDING = "sending"
     UNKNOWN = "unknown"
     QUARANTINE = "quarantine"
@@ -182,7 +185,7 @@ class State(StrEnum):
         return self in OPEN_STATES
 
 
-OPEN_STATES = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE, State.HELD, State.LIVE})
+OPEN_STATES = frozenset({State.WAITING, State.SENDING, State.UNKNOWN, State.QUARANTINE, State.HELD, State.LIVE})
 
 
 class Order(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -247,7 +250,7 @@ class Order(Struct, frozen=True, omit_defaults=True, gc=False):
             return self.broker_status or "accepted"
         if self.state in (State.UNKNOWN, State.QUARANTINE):
             return "unknown"
-        return "pending" if self.state is State.SENDING else self.state.value
+        return "pending" if self.state in (State.WAITING, State.SENDING) else self.state.value
 
 
 class Quote(Struct, frozen=True):

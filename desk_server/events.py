@@ -64,10 +64,21 @@ class OrderRefused(Event, frozen=True):
 
 
 class OrderIntended(Event, frozen=True):
-    """The desk is about to send this order, with these legs. Durable before the broker is called."""
+    """The desk is about to send this order, with these legs; or keeps it back, where its state is WAITING.
+    Durable before the broker is called."""
 
     order: Order
     legs: tuple[Order, ...] = ()
+
+
+class SendIntended(Event, frozen=True):
+    """The desk is about to send an order that it kept back (WAITING). Durable before the broker is called.
+
+    `reserved_cash`, in dollars, is what it may cost now.
+    """
+
+    order_id: OrderId
+    reserved_cash: Decimal = ZERO
 
 
 class OrderAccepted(Event, frozen=True):
@@ -295,6 +306,7 @@ AnyEvent = (
     | DeploymentRevoked
     | OrderRefused
     | OrderIntended
+    | SendIntended
     | OrderAccepted
     | OrderRejected
     | OrderUnknown

@@ -61,6 +61,8 @@ def event_of(said: BrokerEvent, order: Order | None, replacement: Order | None) 
             return OrderEnded(at=said.at, order_id=order_id, state=State.EXPIRED, reason=said.message)
         case What.REJECTED:
             return OrderRejected(at=said.at, order_id=order_id, code=said.code, message=said.message)
+        case What.CANCEL_REJECTED if order.cancel_requested:
+            return None  # no proof that it lives: the desk asks again until it is over
         case What.CANCEL_REJECTED:
             return CancelRejected(at=said.at, order_id=order_id, message=said.message)
         case What.REPLACED:
@@ -95,7 +97,7 @@ def _replaced(said: BrokerEvent, order_id: OrderId, new: Order | None) -> OrderR
 
 
 def _replace_rejected(said: BrokerEvent, order_id: OrderId, new: Order | None) -> ReplaceRejected | None:
-    if new is None or new.state not in (State.SENDING, State.UNKNOWN):
+    if new is None or new.state not in (State.SENDING, State.UNKNOWN, State.QUARANTINE):
         return None
     return ReplaceRejected(
         at=said.at, order_id=order_id, new_order_id=new.order_id, code=said.code, message=said.message
