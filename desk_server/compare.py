@@ -9,8 +9,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from desk_server.brokers import Holdings
-from desk_server.domain import ZERO, Symbol, UserId
-from desk_server.positions import MONEY, Account, Position, house_of, is_house
+from desk_server.domain import ZERO, Symbol, UserId, house_of, is_house
+from desk_server.positions import MONEY, Account, Position
 
 
 class Kind(StrEnum):

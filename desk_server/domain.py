@@ -22,6 +22,16 @@ USER_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 STRATEGY_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
+def house_of(account: str) -> UserId:
+    """The house book of a broker account; "" is the one account that everybody shares."""
+    return UserId(f"{HOUSE}.{account}") if account else HOUSE
+
+
+def is_house(user: UserId) -> bool:
+    """No person is called so: see USER_PATTERN."""
+    return user.startswith(HOUSE)
+
+
 class Role(StrEnum):
     STRATEGY = "strategy"
     READ = "read"

@@ -277,7 +277,8 @@ class HouseAdjusted(Event, frozen=True):
     """A difference to the broker which nothing explained within its lag: the house's, with an alarm.
 
     `qty` (of `symbol`, at `price`) or `cash` in dollars, signed: what the broker has more than the books. An
-    opening balance is one of these, too. No fill is made up for it.
+    opening balance is one of these, too (`opening`; one for each account says, with its cash, that it is known).
+    No fill is made up for it.
     """
 
     reason: str
@@ -286,6 +287,7 @@ class HouseAdjusted(Event, frozen=True):
     price: Decimal = ZERO
     cash: Decimal = ZERO
     account: str = ""
+    opening: bool = False
 
 
 class HaltSet(Event, frozen=True):

@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
 
 from msgspec import Struct
 
-from desk_server.domain import HOUSE, ZERO, Order, OrderId, Side, Symbol, UserId
+from desk_server.domain import HOUSE, ZERO, Order, OrderId, Side, Symbol, UserId, is_house
 from desk_server.events import AnyEvent, Executed, HouseExecuted, UserOpened
 
 # Prices and quantities have at most 9 decimals, so that a product has at most 18: within 80 digits every
@@ -20,18 +20,12 @@ _GRID = Decimal("1e-18")
 _PRICE_GRID = Decimal("1e-9")
 _CENT = Decimal("0.01")
 
+# What an activity's money is booked as: fees; on the house book, capital that came or went; else profit.
+FEE_KINDS = frozenset({"FEE", "CFEE", "PTC", "PTR"})
+TRANSFER_KINDS = frozenset({"CSD", "CSW", "CSR", "JNL", "JNLC", "ACATC", "TRANS"})
+
 # The newest price of a symbol, None where nobody knows one.
 PriceOf = Callable[[Symbol], Decimal | None]
-
-
-def house_of(account: str) -> UserId:
-    """The house book of a broker account; "" is the one account that everybody shares."""
-    return UserId(f"{HOUSE}.{account}") if account else HOUSE
-
-
-def is_house(user: UserId) -> bool:
-    """No person is called so: see `domain.USER_PATTERN`."""
-    return user.startswith(HOUSE)
 
 
 class Account(Struct, frozen=True, gc=False):
@@ -71,7 +65,8 @@ class Position(Struct, frozen=True, gc=False):
 
 
 class Fill(Struct, frozen=True, gc=False):
-    """An execution as it was booked. `order_id` is "" for the house's."""
+    """An execution as it was booked. `order_id` is "" for the house's. `cum_qty` and `broker_execution_id` as in
+    events.Executed; `is_busted` when the broker took it back."""
 
     seq: int
     execution_id: str
@@ -84,6 +79,9 @@ class Fill(Struct, frozen=True, gc=False):
     price: Decimal
     fee: Decimal
     at: datetime
+    cum_qty: Decimal | None = None
+    broker_execution_id: str = ""
+    is_busted: bool = False
 
 
 def book_execution(
@@ -117,6 +115,48 @@ def book_execution(
             MONEY.add(position.realized_pl, realized),
             MONEY.add(position.fees, fee),
         ),
+    )
+
+
+def book_activity(
+    account: Account, position: Position | None, kind: str, *, cash: Decimal, qty: Decimal
+) -> tuple[Account, Position | None]:
+    """Both after something besides trading gave `cash` and `qty`. Cost stays, spread over the new quantity; what
+    leaves nothing, or the other side, realises all of it."""
+    fees, allotment, realized = account.fees, account.allotment, ZERO
+    if kind in FEE_KINDS:
+        fees = MONEY.subtract(fees, cash)
+    elif kind in TRANSFER_KINDS and is_house(account.user):
+        allotment = MONEY.add(allotment, cash)
+    else:
+        realized = cash
+    if position is not None:
+        held = MONEY.add(position.qty, qty)
+        is_kept = held * position.qty > 0
+        lost = ZERO if is_kept else position.cost
+        position = Position(
+            position.user,
+            position.symbol,
+            held,
+            position.cost if is_kept else ZERO,
+            MONEY.add(position.realized_pl, MONEY.subtract(realized, lost)),
+            MONEY.add(position.fees, MONEY.subtract(fees, account.fees)),
+        )
+        realized = MONEY.subtract(realized, lost)
+    money = Account(
+        account.user, allotment, MONEY.add(account.cash, cash), MONEY.add(account.realized_pl, realized), fees
+    )
+    return money, position
+
+
+def contributed(account: Account, amount: Decimal) -> Account:
+    """The account with so many dollars more of capital: neither profit nor fee."""
+    return Account(
+        account.user,
+        MONEY.add(account.allotment, amount),
+        MONEY.add(account.cash, amount),
+        account.realized_pl,
+        account.fees,
     )
 
 
