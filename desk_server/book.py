@@ -11,19 +11,25 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from desk_server.book_queries import BookQueries
-from desk_server.domain import HOUSE, ZERO, Order, OrderId, Side, State, Symbol, UserId
+from desk_server.book_house import BookError, HouseBooks
+from desk_server.domain import ZERO, Order, OrderId, Side, State
 from desk_server.events import (
+    ActivityPosted,
     AnyEvent,
     CancelRejected,
     CancelRequested,
     Executed,
+    ExecutionBusted,
+    ForeignOrderSeen,
     HaltSet,
+    HouseAdjusted,
     HouseExecuted,
     OrderAccepted,
     OrderEnded,
     OrderIntended,
     OrderNotSent,
+    OrderQuarantined,
+    OrderRecovered,
     OrderRefused,
     OrderRejected,
     OrderReleased,
@@ -34,7 +40,9 @@ from desk_server.events import (
     SendIntended,
     UserOpened,
 )
-from desk_server.positions import MONEY, Account, Fill, Position, book_execution, share_of
+from desk_server.positions import MONEY, Account, Fill, share_of
+
+__all__ = ["Book", "BookError", "Change"]
 
 # States in which the desk does not know that the broker has the order.
 _UNPROVEN = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE})
@@ -43,10 +51,6 @@ _REVOCABLE = frozenset({State.REJECTED, State.NOT_SENT})
 _ENDED_WORD = {State.CANCELED: "canceled", State.EXPIRED: "expired", State.REPLACED: "replaced", State.FILLED: "fill"}
 # A notional order with less than this left to spend, in dollars, is filled.
 _SPENT_USD = Decimal("0.01")
-
-
-class BookError(Exception):
-    """The event cannot follow those already folded: the ledger is not this desk's, or the desk has a bug."""
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -59,7 +63,7 @@ class Change(Struct, frozen=True, gc=False):
     fill: Fill | None = None
 
 
-class Book(BookQueries):
+class Book(HouseBooks):
     """Fold events in, ask what is. What it hands out is immutable; only `fold` changes anything.
 
     Everything is kept in memory: see docs/books.md for how much.
@@ -77,9 +81,12 @@ class Book(BookQueries):
             OrderAccepted: self._order_accepted,
             OrderRejected: self._order_rejected,
             OrderUnknown: self._order_unknown,
+            OrderQuarantined: self._order_quarantined,
+            OrderRecovered: self._order_recovered,
             OrderNotSent: self._order_not_sent,
             OrderReleased: self._order_released,
             Executed: self._executed,
+            ExecutionBusted: self._execution_busted,
             OrderEnded: self._order_ended,
             CancelRequested: self._cancel_requested,
             CancelRejected: self._cancel_rejected,
@@ -87,6 +94,9 @@ class Book(BookQueries):
             OrderReplaced: self._order_replaced,
             ReplaceRejected: self._replace_rejected,
             HouseExecuted: self._house_executed,
+            ForeignOrderSeen: self._foreign_order_seen,
+            ActivityPosted: self._activity_posted,
+            HouseAdjusted: self._house_adjusted,
             HaltSet: self._halt_set,
         }
 
@@ -115,22 +125,40 @@ class Book(BookQueries):
 
     def _order_intended(self, seq: int, event: OrderIntended) -> tuple[Change, ...]:
         order, legs = event.order, event.legs
-        if order.user not in self.accounts:
-            raise BookError(f"order {order.order_id} is of {order.user}, who has no account")
+        self._require_account(order)
         if not legs:
             self._enter(order)
             self._reservations.open(order)
             return (Change(seq, "pending", order, event.at),)
+        return self._enter_family(seq, "pending", event.at, order, legs)
+
+    def _enter_family(
+        self, seq: int, word: str, at: datetime, order: Order, legs: tuple[Order, ...]
+    ) -> tuple[Change, ...]:
+        """An order and its legs, which share reservations."""
         order = order if order.leg_ids else replace(order, leg_ids=tuple(leg.order_id for leg in legs))
         legs = tuple(leg if leg.parent_id else replace(leg, parent_id=order.order_id) for leg in legs)
         self._enter(order)
-        self._reservations.join(order)
+        self._reservations.join(order, replaced=self.orders.get(OrderId(order.replaces)))
         for leg in legs:
             self._enter(leg)
             self._reservations.join(leg, parent=order)
         for entered in (order, *legs):
             self._reservations.update(entered)
-        return tuple(Change(seq, "pending", entered, event.at) for entered in (order, *legs))
+        return tuple(Change(seq, word, entered, at) for entered in (order, *legs))
+
+    def _order_recovered(self, seq: int, event: OrderRecovered) -> tuple[Change, ...]:
+        order = event.order
+        self._require_account(order)
+        old = self.orders.get(OrderId(order.replaces))
+        changes = self._enter_family(seq, "accepted", event.at, order, event.legs)
+        for entered in (order, *event.legs):
+            if entered.broker_order_id:
+                self._by_broker_order_id[entered.broker_order_id] = entered.order_id
+        if old is None:
+            return changes
+        self.replacing.pop(old.order_id, None)
+        return (*self._gone(seq, old, self.orders[order.order_id], event.at), *changes)
 
     def _send_intended(self, seq: int, event: SendIntended) -> tuple[Change, ...]:
         order = self._known(event.order_id)
@@ -168,6 +196,13 @@ class Book(BookQueries):
         unknown = replace(order, state=State.UNKNOWN, message=event.reason, updated_at=event.at)
         return (self._put(seq, "unknown", unknown),)
 
+    def _order_quarantined(self, seq: int, event: OrderQuarantined) -> tuple[Change, ...]:
+        order = self._known(event.order_id)
+        if order.state not in _UNPROVEN:
+            return ()
+        missing = replace(order, state=State.QUARANTINE, message=event.reason, updated_at=event.at)
+        return (self._put(seq, "unknown", missing),)
+
     def _order_not_sent(self, seq: int, event: OrderNotSent) -> tuple[Change, ...]:
         order = self._known(event.order_id)
         if order.state not in _UNPROVEN and order.state is not State.WAITING:
@@ -176,9 +211,11 @@ class Book(BookQueries):
 
     def _order_released(self, seq: int, event: OrderReleased) -> tuple[Change, ...]:
         order = self._known(event.order_id)
-        if not order.state.is_open and order.state not in _REVOCABLE:
+        if not (order.state.is_open or order.state in _REVOCABLE or self.may_reopen(order)):
             return ()
         changes, order = self._proved(seq, order, event.at, event.status)
+        if self.may_reopen(order):
+            order = replace(order, reserved_cash=self._to_buy_again(order))
         released = self._revived(order, State.LIVE, event.at, broker_status=event.status)
         changes.append(self._put(seq, "accepted", released))
         if order.leg_ids and (order.state in _UNPROVEN or order.state in _REVOCABLE):
@@ -207,7 +244,7 @@ class Book(BookQueries):
             reserved_cash=_reserved_after_fill(order, reserved, filled_qty, event),
             updated_at=event.at,
         )
-        if order.state in _REVOCABLE or order.state is State.UNKNOWN:
+        if order.state in _REVOCABLE or order.state in _UNPROVEN:
             self._released.pop(order.order_id, None)
             filled = replace(filled, code="", message="")
         fill = Fill(
@@ -222,6 +259,8 @@ class Book(BookQueries):
             event.price,
             event.fee,
             event.at,
+            event.cum_qty,
+            event.broker_execution_id,
         )
         self._record(fill)
         word = "fill" if state is State.FILLED else "partial_fill"
@@ -230,9 +269,37 @@ class Book(BookQueries):
             changes += self._hold_legs(seq, event.at, order, ())
         return tuple(changes)
 
+    def _execution_busted(self, seq: int, event: ExecutionBusted) -> tuple[Change, ...]:
+        fill = self._take_back(event)
+        if fill is None or not fill.order_id:
+            return ()
+        order = self._known(fill.order_id)
+        value = MONEY.multiply(fill.qty, fill.price)
+        # What it had bought may have to be bought again.
+        is_buying = fill.side is Side.BUY and order.state.is_open
+        back = replace(
+            order,
+            filled_qty=MONEY.subtract(order.filled_qty, fill.qty),
+            filled_value=MONEY.subtract(order.filled_value, value),
+            fees=MONEY.subtract(order.fees, fill.fee),
+            reserved_cash=MONEY.add(order.reserved_cash, value) if is_buying else order.reserved_cash,
+            message=event.reason,
+            updated_at=event.at,
+        )
+        self._busted.add(order.order_id)
+        return (self._put(seq, "busted", back, fill, MONEY.minus(fill.qty)),)
+
+    def _to_buy_again(self, order: Order) -> Decimal:
+        """Dollars for what was taken back of a buy, at the prices it had."""
+        if order.request.side is not Side.BUY:
+            return ZERO
+        busted = (fill for fill in self.executions_of(order.order_id) if fill.is_busted)
+        cost = max((fill.price for fill in busted), default=ZERO)
+        return MONEY.multiply(cost, order.remaining or ZERO)
+
     def _order_ended(self, seq: int, event: OrderEnded) -> tuple[Change, ...]:
         order = self._known(event.order_id)
-        if not order.state.is_open:
+        if not order.state.is_open and not self.may_reopen(order):
             return ()
         ended = replace(order, state=event.state, reserved_cash=ZERO, message=event.reason, updated_at=event.at)
         changes = [self._put(seq, _ENDED_WORD.get(event.state, "canceled"), ended)]
@@ -293,25 +360,6 @@ class Book(BookQueries):
         changes = self._end_with_legs(seq, event, new, State.REJECTED)
         return (Change(seq, "replace_rejected", old, event.at), *changes)
 
-    def _house_executed(self, seq: int, event: HouseExecuted) -> tuple[Change, ...]:
-        self.accounts.setdefault(HOUSE, Account(HOUSE, ZERO, ZERO))
-        self._book(HOUSE, event.symbol, event.side, event)
-        fill = Fill(
-            seq=seq,
-            execution_id=event.execution_id,
-            order_id=OrderId(""),
-            user=HOUSE,
-            strategy="",
-            symbol=event.symbol,
-            side=event.side,
-            qty=event.qty,
-            price=event.price,
-            fee=event.fee,
-            at=event.at,
-        )
-        self._record(fill)
-        return ()
-
     def _halt_set(self, seq: int, event: HaltSet) -> tuple[Change, ...]:
         name = "" if event.scope == "desk" else event.name
         what = f"the {event.scope} {name}" if name else f"the {event.scope}"
@@ -327,6 +375,10 @@ class Book(BookQueries):
         if order is None:
             raise BookError(f"no event has opened order {order_id}")
         return order
+
+    def _require_account(self, order: Order) -> None:
+        if order.user not in self.accounts:
+            raise BookError(f"order {order.order_id} is of {order.user}, who has no account")
 
     def _enter(self, order: Order) -> None:
         """Take in an order that is new to the book."""
@@ -369,7 +421,7 @@ class Book(BookQueries):
         if order.state in _REVOCABLE:
             reserved = self._released.pop(order.order_id, ZERO)
             order = replace(order, code="", message="", reserved_cash=reserved)
-        elif order.state is State.UNKNOWN:
+        elif order.state in _UNPROVEN:
             order = replace(order, message="")
         return replace(order, state=state, broker_status=broker_status, updated_at=at)
 
@@ -444,23 +496,6 @@ class Book(BookQueries):
         if parent is not None:
             legs = tuple(new.order_id if leg_id == old.order_id else leg_id for leg_id in parent.leg_ids)
             self.orders[parent.order_id] = replace(parent, leg_ids=legs)
-
-    def _book(self, user: UserId, symbol: Symbol, side: Side, event: Executed | HouseExecuted) -> None:
-        account = self.accounts.get(user)
-        if account is None:
-            raise BookError(f"execution {event.execution_id} is of {user}, who has no account")
-        held = self.positions.setdefault(user, {})
-        position = held.get(symbol) or Position(user, symbol)
-        self.accounts[user], held[symbol] = book_execution(
-            account, position, side, event.qty, event.price, fee=event.fee
-        )
-
-    def _record(self, fill: Fill) -> None:
-        place = len(self.fills)
-        self.fills.append(fill)
-        self._fills_of_user.setdefault(fill.user, []).append(place)
-        if fill.order_id:
-            self._fills_of_order.setdefault(fill.order_id, []).append(place)
 
 
 def _state_after_fill(order: Order, filled_qty: Decimal, filled_value: Decimal) -> State:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
 
-from desk_server.domain import ZERO, Order, OrderId, Side, Symbol, UserId
+from desk_server.domain import ZERO, Order, OrderId, Side, State, Symbol, UserId
+from desk_server.events import ActivityPosted, ForeignOrderSeen
 from desk_server.positions import MONEY, Account, Fill, Position, PriceOf
 from desk_server.reservations import Reservations
 
@@ -37,6 +38,15 @@ class BookQueries:
         # Places in `fills`.
         self._fills_of_user: dict[UserId, list[int]] = {}
         self._fills_of_order: dict[OrderId, list[int]] = {}
+        # Others' orders on the account, and the places of their executions in `fills`, by the broker's order id.
+        self._foreign: dict[str, ForeignOrderSeen] = {}
+        self._foreign_fills: dict[str, list[int]] = {}
+        self.activities: list[ActivityPosted] = []
+        self._activity_ids: set[str] = set()
+        # The accounts at the broker whose opening balance is booked.
+        self.opened: set[str] = set()
+        # Orders of which the broker has taken an execution back.
+        self._busted: set[OrderId] = set()
         self._reservations = Reservations(self.orders)
         self._halts: dict[tuple[str, str], str] = {}
 
@@ -125,7 +135,8 @@ class BookQueries:
     def fills_of(
         self, user: UserId | None, *, symbol: str = "", order_id: str = "", limit: int = 50, page_token: str = ""
     ) -> tuple[list[Fill], str]:
-        """A page of the user's fills (everybody's for None), newest first; tokens and errors as `orders_of`."""
+        """A page of the user's fills (everybody's for None), newest first; tokens and errors as `orders_of`.
+        Executions that the broker took back are not among them."""
         before = _place_of(page_token, len(self.fills))
         places: Iterable[int]
         if order_id:
@@ -140,9 +151,32 @@ class BookQueries:
                 return page, str(before)
             before = place
             fill = self.fills[place]
-            if (user is None or fill.user == user) and (not symbol or fill.symbol == symbol):
+            if (user is None or fill.user == user) and (not symbol or fill.symbol == symbol) and not fill.is_busted:
                 page.append(fill)
         return page, ""
+
+    def executions_of(self, order_id: OrderId) -> list[Fill]:
+        """All that were ever booked to the order, oldest first; those taken back, too."""
+        return [self.fills[place] for place in self._fills_of_order.get(order_id, ())]
+
+    def executions_of_foreign(self, broker_order_id: str) -> list[Fill]:
+        """The same for an order that is not this desk's."""
+        return [self.fills[place] for place in self._foreign_fills.get(broker_order_id, ())]
+
+    def may_reopen(self, order: Order) -> bool:
+        """True for an order that was filled until the broker took an execution back: its word counts again."""
+        is_whole = order.qty is not None and order.filled_qty >= order.qty
+        return order.state is State.FILLED and order.order_id in self._busted and not is_whole
+
+    def foreign_orders(self) -> list[ForeignOrderSeen]:
+        """Orders on the account that nobody here placed, in the order they were seen."""
+        return list(self._foreign.values())
+
+    def is_foreign(self, broker_order_id: str) -> bool:
+        return broker_order_id in self._foreign
+
+    def has_activity(self, activity_id: str) -> bool:
+        return activity_id in self._activity_ids
 
     # Questions about money
 
