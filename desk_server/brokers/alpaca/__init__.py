@@ -5,8 +5,9 @@
     account.py   the verbs on one account, which both share
     rest.py      requests in worker threads, with deadlines       sdk.py   alpaca-py, defended
     answers.py   what an answer proves: done, rejected, unknown, throttled
-    orders.py, records.py, updates.py   Alpaca's JSON ↔ the protocol's words; pure
-    stream.py, sse.py   the two streams of order updates, watched and reconnected
+    fields.py, orders.py, records.py, updates.py   Alpaca's JSON ↔ the protocol's words; pure
+    watch.py     keeps a stream of order updates open           stream.py, sse.py   the two kinds of them
+    base.py      what both brokers have besides: assets, clock, calendar, health, beginning and end
     assets.py, health.py   what can be traded; whether orders can be sent now
 
 alpaca-py (88 MiB once imported) is imported when a broker is constructed, not before: see sdk.py.
@@ -22,10 +23,12 @@ class Tuning(Struct, frozen=True):
     `read_s`. `lookup_lag_s`: for how long a request that was given up may still land (Capabilities).
     `order_threads` send orders and replaces, `lookup_threads` cancels and lookups, `record_threads` the rest;
     `waiting_max` more may wait for each of the three, any further are refused with BrokerThrottled.
-    The account is looked at every `check_s`; orders cannot be sent when no request was answered for `stale_s`.
-    A stream is cut and opened anew when it does not answer a ping in `ping_s`, or when it said nothing for
-    `mute_s` after an order that it should have told of. It is opened again after `backoff_s` to
-    `backoff_max_s`, after `refused_s` where the key or the connection is refused.
+    The account is looked at every `check_s`, the list of assets every `assets_s`. Orders cannot be sent when no
+    request was answered for `stale_s`.
+    A stream that does not open in `open_s` or answer a ping in `ping_s` is given up; so is one that said nothing
+    for `mute_s` after an order that it should have told of, or (events of the Broker API) nothing at all for
+    `idle_s`. It is opened again after `backoff_s` to `backoff_max_s`, and after `refused_s` where the key or a
+    further connection is refused.
     """
 
     connect_s: float = 3.0
@@ -42,6 +45,7 @@ class Tuning(Struct, frozen=True):
     open_s: float = 10.0
     ping_s: float = 10.0
     mute_s: float = 15.0
+    idle_s: float = 60.0
     backoff_s: float = 0.5
     backoff_max_s: float = 30.0
     refused_s: float = 60.0

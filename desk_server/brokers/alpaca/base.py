@@ -1,0 +1,138 @@
+"""What both Alpaca brokers have besides their orders: a beginning, an end, health, assets, clock and calendar."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import structlog
+
+from desk_server.brokers import BrokerThrottled, BrokerUnknown, Capabilities, MarketClock
+from desk_server.brokers.alpaca import Tuning, records
+from desk_server.brokers.alpaca.account import looked_up
+from desk_server.brokers.alpaca.assets import Assets
+from desk_server.brokers.alpaca.fields import mapping, rows
+from desk_server.brokers.alpaca.health import Health
+from desk_server.brokers.alpaca.rest import Lane, Rate, Rest
+from desk_server.brokers.alpaca.updates import Updates
+from desk_server.brokers.alpaca.watch import OnEvent, Watched
+from desk_server.clock import Clock, SystemClock
+from desk_server.domain import Asset, Order, Symbol
+from desk_server.sessions import TradingDay
+
+if TYPE_CHECKING:
+    from desk_server.brokers.alpaca.sdk import Line
+
+log = structlog.get_logger(__name__)
+
+_PRACTICE_HOSTS = frozenset(
+    {"paper-api.alpaca.markets", "broker-api.sandbox.alpaca.markets", "127.0.0.1", "localhost", "::1"}
+)
+
+
+def is_live(base_url: str) -> bool:
+    """Whether orders there move real money: everywhere but on the practice hosts and this machine."""
+    return urlsplit(base_url).hostname not in _PRACTICE_HOSTS
+
+
+class AlpacaBase:
+    """Set `on_gap` and `may_send` before `connect`.
+
+    `on_gap` is called whenever order updates may have been missed: compare with the records then.
+    `may_send` is asked right before an order goes out, after it has waited for its turn: why it must not any
+    more, or "". It is then not sent (BrokerThrottled).
+    """
+
+    capabilities: Capabilities
+    stream: Watched
+
+    def __init__(
+        self,
+        open_line: "Callable[[], Line]",
+        on_gap: Callable[[], None] | None,
+        clock: Clock | None,
+        tuning: Tuning | None,
+    ) -> None:
+        self.on_gap = on_gap
+        self.may_send: Callable[[Order], str] | None = None
+        self.tuning = tuning or Tuning()
+        self.clock = clock or SystemClock()
+        self.health = Health(self.clock, self.tuning.stale_s)
+        self.rest = Rest(open_line, self.tuning, self.health)
+        self.updates = Updates()
+        self._assets = Assets(self.rest, self.clock, self.tuning.assets_s)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def connect(self, on_event: OnEvent) -> None:
+        """Returns when the stream is open and the account was looked at, or after `open_s` without: `problem`
+        and `stream_problem` tell, and both are tried on."""
+        if self._tasks:
+            raise RuntimeError("connected already")
+        self._tasks = [
+            asyncio.create_task(self.stream.run(on_event), name="alpaca stream"),
+            asyncio.create_task(self._watch(), name="alpaca watch"),
+        ]
+        opened = asyncio.create_task(self.stream.opened.wait())
+        checked = asyncio.create_task(self._check())
+        _, late = await asyncio.wait({opened, checked}, timeout=self.tuning.open_s)
+        for task in late:
+            task.cancel()
+
+    def problem(self) -> str:
+        """Why orders cannot be sent now; "" when all is well. A broken stream is no such reason."""
+        return self.health.problem()
+
+    def stream_problem(self) -> str:
+        """Why order updates do not come by stream, so that only polling tells; "" when they do."""
+        return self.stream.problem
+
+    @property
+    def rate(self) -> Rate | None:
+        """What the broker said last of its rate limit."""
+        return self.rest.rate
+
+    async def asset(self, symbol: Symbol) -> Asset | None:
+        return await self._assets.get(symbol)
+
+    async def market_clock(self) -> MarketClock:
+        return records.market_clock(mapping(looked_up(await self.rest.ask(Lane.RECORDS, "GET", "/clock"))))
+
+    async def calendar(self, start: date, end: date) -> Sequence[TradingDay]:
+        query = {"start": start.isoformat(), "end": end.isoformat()}
+        days = rows(looked_up(await self.rest.ask(Lane.RECORDS, "GET", "/calendar", query)))
+        return sorted((records.trading_day(day) for day in days), key=lambda day: day.open)
+
+    async def close(self) -> None:
+        """Ends the stream and whatever is under way; what was not answered stays unknown."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._assets.close()
+        await self.rest.close()
+
+    async def _look(self) -> None:
+        """Ask the broker something that shows whether it is there, and whether it would trade."""
+        raise NotImplementedError
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.tuning.check_s)
+            await self._check()
+
+    async def _check(self) -> None:
+        try:
+            await self._look()
+        except (BrokerUnknown, BrokerThrottled) as silence:
+            log.warning("Alpaca does not answer", reason=str(silence))
+        except Exception:
+            log.exception("looking at the account failed: it is tried again")
+
+    def _gap(self) -> None:
+        if self.on_gap is not None:
+            self.on_gap()
+
+    def _still(self, order: Order) -> Callable[[], bool] | None:
+        may_send = self.may_send
+        return None if may_send is None else lambda: not may_send(order)
