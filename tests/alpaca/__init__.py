@@ -35,8 +35,9 @@ in answers. An unknown field or name is answered 400 with a sentence. All are PO
     /control/fill       {"order": id or client_order_id, "qty": "1"?, "price": "10"?} an execution by hand
     /control/reject     {"order", "reason"?}   the order becomes `rejected`, as it can after a 200
     /control/expire     {"order"?}             that order, or every open day order
-    /control/external   {"symbol", "side", "qty", "type"?: "market", "limit_price"?, "client_order_id"?, "account"?}
-                         an order nobody but the account's owner placed: no prefix, no check but the book's own
+    /control/external   {"symbol", "side", "qty", "type"?: "market", "limit_price"?, "client_order_id"?, "account"?,
+                         "force"?: true} an order that the account's owner placed by hand: no prefix. Refused (400)
+                         where the broker would refuse it, unless forced
     /control/activity   {"activity_type": "DIV"|"FEE"|"CFEE"|"SPLIT"|"JNLC"|…, "net_amount"?, "symbol"?, "qty"?,
                          "per_share_amount"?, "price"?, "description"?, "account"?} cash moves by net_amount, the
                          symbol's position by qty (so a 2:1 split of 10 shares is qty 10; cost stays)
@@ -68,8 +69,9 @@ in answers. An unknown field or name is answered 400 with a sentence. All are PO
                             "activities": […as in the API…]}},
                           "posts": [every POST …/orders that arrived: {"at", "at_ns" (time.time_ns), "account",
                                 "client_order_id", "body", "fault" or null, "answer": HTTP status, or "dropped",
-                                "reset", "hung", "never read" or "landing", "code", "order_id" or null,
-                                "landed_at_ns" or null}],
+                                "reset", "hung", "never read" or, of a late landing, "landing" and then the
+                                status nobody was told; "code", "order_id" or null, "landed_at_ns" or null}],
+                                An order was accepted by this POST exactly where its order_id is set.
                           "changes": [the same for PATCH and DELETE: with "method", "path"],
                           "requests": {kind: n}, "connections": {"streams": n, "open": n}}
     /control/counts     GET → {fault: times really shown}, every fault of the table

@@ -36,11 +36,11 @@ class Account:
 
     # Into the book.
 
-    def submit(self, draft: Draft, *, external: bool = False) -> Order:
+    def submit(self, draft: Draft, *, external: bool = False, checked: bool = True) -> Order:
         """Accept, or raise Refused. The order starts to work a moment later."""
         if draft.client_order_id is not None and draft.client_order_id in self.by_client_id:
             raise bad("client_order_id must be unique")
-        if not external:
+        if checked:
             self.money.check(draft, self.exchange.market.price(draft.asset.symbol))
         order = self._enter(draft, draft.client_order_id, external=external)
         self._enter_legs(order, draft)
@@ -320,6 +320,8 @@ class Account:
             raise bad(f'order is already in "{order.status}" state', 42210000)
         if order.status == "pending_cancel":
             return
+        if order.status == "pending_replace":
+            raise bad("order pending replacement cannot be canceled", 42210000)
         name = pick.name if pick is not None else ""
         if pick is not None and name == "cancel_refused":
             self.exchange.faults.show(pick)

@@ -181,7 +181,8 @@ class Api:
         end_ns = moment_ns(until, "until") if until else None
         as_of = self._as_of(request)
         if status == "open" and not after:
-            orders = sorted(account.open_orders(), key=lambda order: order.seq)
+            found = {order.parent or order if nested else order for order in account.open_orders()}
+            orders = sorted(found, key=lambda order: order.seq)
         else:
             orders = account.orders[start:]
         out: list[dict[str, Any]] = []
@@ -193,7 +194,10 @@ class Api:
                 continue
             if (side and order.side != side) or (symbols and order.symbol not in symbols):
                 continue
-            if (status != "all" and order.is_open != (status == "open")) or (nested and order.parent is not None):
+            if nested and order.parent is not None:
+                continue
+            is_open = order.is_open or (nested and any(leg.is_open for leg in order.legs))
+            if status != "all" and is_open != (status == "open"):
                 continue
             if as_of is not None and order.submitted_ns > as_of:
                 differs = True
@@ -240,7 +244,8 @@ class Api:
     def _cancel_all(self, request: Request, _: str) -> Reply:
         account, out = _of(request), []
         for order in account.open_orders():
-            if order.is_open and order.status != "pending_cancel" and order.parent is None:
+            waits = order.parent is not None and order.parent.is_open
+            if order.is_open and order.status not in ("pending_cancel", "pending_replace") and not waits:
                 account.cancel(order)
                 out.append({"id": order.id, "status": 200})
         return Reply(207, out)

@@ -117,7 +117,7 @@ class Controls:
         return {"expired": [order.id for _, order in ending]}
 
     def _external(self, body: dict[str, Any]) -> Any:
-        _only(body, "symbol", "side", "qty", "type", "limit_price", "client_order_id", "account")
+        _only(body, "symbol", "side", "qty", "type", "limit_price", "client_order_id", "account", "force")
         if body["side"] not in ("buy", "sell"):
             raise ValueError("side is buy or sell")
         limit = _decimal(body, "limit_price")
@@ -128,7 +128,13 @@ class Controls:
             raise ValueError("qty must be above zero")
         account = self._account_of(body)
         order = self._exchange.place_externally(
-            account, body["symbol"], body["side"], qty, limit=limit, client_order_id=body.get("client_order_id")
+            account,
+            body["symbol"],
+            body["side"],
+            qty,
+            limit=limit,
+            client_order_id=body.get("client_order_id"),
+            checked=body.get("force") is not True,
         )
         return shown(order)
 

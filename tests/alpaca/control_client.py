@@ -51,6 +51,7 @@ class Control:
         return self.call("expire", {"order": order} if order else {})["expired"]
 
     def external(self, symbol: str, side: str, qty: Any, **more: Any) -> Any:
+        """An order by hand; `force=True` skips the broker's own checks."""
         return self.call("external", {"symbol": symbol, "side": side, "qty": qty, **more})
 
     def activity(self, activity_type: str, **more: Any) -> Any:

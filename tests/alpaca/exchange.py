@@ -177,9 +177,18 @@ class Exchange:
                 self.after_ms(0, self.reject, account, order)
             case "manual_external_order":
                 assert pick is not None
-                self.faults.show(pick)
-                self.place_externally(account, draft.asset.symbol, self._chance.choice(("buy", "sell")), Decimal(1))
+                self._trade_by_hand(account, draft.asset.symbol, pick)
         return order
+
+    def _trade_by_hand(self, account: Account, symbol: str, pick: Pick) -> None:
+        """The owner buys or sells one, whichever the account can have."""
+        for side in self._chance.sample(("buy", "sell"), 2):
+            try:
+                self.place_externally(account, symbol, side, Decimal(1))
+            except Refused:
+                continue
+            self.faults.show(pick)
+            return
 
     def reject(self, account: Account, order: Order) -> None:
         if order.is_open and not order.filled:
@@ -194,13 +203,12 @@ class Exchange:
         *,
         limit: Decimal | None = None,
         client_order_id: str | None = None,
+        checked: bool = True,
     ) -> Order:
-        """The account's owner trades by hand."""
+        """The account's owner trades by hand. Raises Refused as any order; ValueError for what cannot be."""
         asset = self.market.asset(symbol)
         if asset is None:
             raise ValueError(f"no asset is called {symbol!r}; set its price first")
-        if client_order_id is not None and client_order_id in account.by_client_id:
-            raise ValueError(f"the account has an order called {client_order_id!r}")
         kind = "market" if limit is None else "limit"
         nothing: dict[str, Any] = dict.fromkeys(
             ("notional", "stop", "trail_price", "trail_percent", "take_profit", "loss_stop", "loss_limit")
@@ -217,7 +225,7 @@ class Exchange:
             client_order_id=client_order_id,
             **nothing,
         )
-        return account.submit(draft, external=True)
+        return account.submit(draft, external=True, checked=checked)
 
     def stick(self, account: Account, order: Order, lag_ms: float) -> None:
         """A cancel that is not getting anywhere until the lag is over, or all is healed."""

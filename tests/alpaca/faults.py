@@ -51,7 +51,12 @@ class Fault:
 
 _ALL = (
     Fault("reset", Stage.BEFORE, REQUESTS, "RST instead of an answer; nothing accepted"),
-    Fault("half_open_tcp", Stage.BEFORE, REQUESTS, "the peer is gone: nothing is read, answered or closed"),
+    Fault(
+        "half_open_tcp",
+        Stage.BEFORE,
+        (*REQUESTS, Kind.EVENT),
+        "the peer is gone: nothing is read, answered or closed; a stream answers no pings either",
+    ),
     Fault("503", Stage.BEFORE, REQUESTS, "503; nothing accepted"),
     Fault("429", Stage.BEFORE, REQUESTS, "429 with Alpaca's body, with or without headers", {"headers": "any"}),
     Fault("html_403", Stage.BEFORE, REQUESTS, "403 with a page of HTML from something in front of the broker"),
@@ -157,6 +162,7 @@ class Pick:
     fault: Fault
     params: dict[str, Any]
     arm: Arm | None
+    used: bool = False
 
     @property
     def name(self) -> str:
@@ -238,6 +244,7 @@ class Faults:
 
     def use(self, pick: Pick) -> None:
         """The pick takes effect: one of the armed is spent."""
+        pick.used = True
         if pick.arm is not None:
             pick.arm.times -= 1
             if pick.arm.times <= 0 and pick.arm in self._armed:

@@ -1,7 +1,7 @@
 """One account's money: cash, positions, what open orders hold, and the checks that need them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
@@ -114,7 +114,8 @@ class Money:
         """What open orders of that side could still trade; exits of one group count once."""
         groups: dict[str, Decimal] = {}
         for order in self.open[symbol].values():
-            if order.side == side and not (order.status == "held" and order.parent and order.parent.is_open):
+            waits = order.status == "held" and order.parent is not None and order.parent.is_open
+            if order.side == side and not waits and order.status != "pending_replace":
                 key = order.group or order.id
                 groups[key] = max(groups.get(key, ZERO), order.rest)
         return sum(groups.values(), ZERO)
@@ -125,12 +126,12 @@ class Money:
     def equity(self) -> Decimal:
         return self.cash + sum((h.qty * self._price_of(s) for s, h in self.holdings.items()), ZERO)
 
-    def reserved(self, only: Callable[[Order], bool] = lambda order: True) -> Decimal:
+    def reserved(self) -> Decimal:
         """What open orders that open or add to a position may cost."""
         total = ZERO
         for orders in self.open.values():
             for order in orders.values():
-                if order.buy and order.parent is None and only(order):
+                if order.buy and order.parent is None and order.status != "pending_replace":
                     total += self.cost_of(order)
         return total
 
@@ -258,7 +259,3 @@ def position_shown(
         "change_today": "0",
         "qty_available": text(free),
     }
-
-
-def total(amounts: Iterable[Decimal]) -> Decimal:
-    return sum(amounts, ZERO)

@@ -23,6 +23,8 @@ from tests.alpaca.streams import KEEPALIVE_S, Listener, bounds
 from tests.alpaca.wire import Connection, encoded
 
 _HTML = b"<html><head><title>403 Forbidden</title></head><body><center><h1>403 Forbidden</h1></center></body></html>\n"
+# A half-open connection is given up after this long, as its peer's keep-alives would.
+_FROZEN_S = 120.0
 _EVENT_PATHS = {"/v1/events/trades": 1, "/v2/events/trades": 2, "/v2beta1/events/trades": 2}
 
 
@@ -52,10 +54,15 @@ class Server:
             connection.transport.abort()
 
     def heal(self) -> None:
+        """All faults off; who was left without an answer is told by a closed connection."""
         self.exchange.heal()
         for connection in list(self._hung):
             connection.transport.abort()
         self._hung.clear()
+
+    def forget(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self._hung.discard(connection)
 
     # Requests.
 
@@ -148,6 +155,7 @@ class Server:
                 answer = "never read"
                 connection.freeze()
                 self._hung.add(connection)
+                asyncio.get_running_loop().call_later(_FROZEN_S, connection.reset)
             case "503" | "lookup_503":
                 answer = 503
                 connection.reply(Reply(503, {"code": 50310000, "message": "service unavailable"}))
@@ -193,7 +201,7 @@ class Server:
         if pick is None:
             connection.reply(reply)
             return
-        if record is not None:
+        if pick.used and record is not None:
             record["fault"] = pick.name
         if pick.fault.stage is not Stage.AFTER or not self._can_show(request, reply, pick):
             if pick.name == "fill_before_ack":
@@ -203,8 +211,9 @@ class Server:
             return
         self.exchange.faults.show(pick)
         answer = self._show_after(connection, reply, pick)
-        if record is not None and answer is not None:
-            record["answer"] = answer
+        if record is not None:
+            record["fault"] = pick.name
+            record["answer"] = answer or record["answer"]
 
     def _can_show(self, request: Request, reply: Reply, pick: Pick) -> bool:
         match pick.name:

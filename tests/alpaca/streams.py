@@ -31,6 +31,8 @@ class Sink(Protocol):
 
     def cut(self, *, reset: bool) -> None: ...
 
+    def freeze(self) -> None: ...
+
 
 class Listener:
     """Someone who is told of one account's updates (a websocket), or of all sub-accounts' (server-sent events)."""
@@ -41,6 +43,7 @@ class Listener:
         self.version = version
         self.until = until
         self.mute = False
+        self.frozen = False
 
     @property
     def replayable(self) -> bool:
@@ -132,7 +135,7 @@ class Streams:
     def _tell(self, listener: Listener, line: bytes, pick: Pick | None) -> None:
         faults = self._exchange.faults
         if listener.mute:
-            faults.count("stream_silent")
+            faults.count("half_open_tcp" if listener.frozen else "stream_silent")
             return
         match pick.name if pick is not None else "":
             case "stream_lost" if not listener.replayable:
@@ -152,6 +155,10 @@ class Streams:
             case "stream_silent":
                 self._shown(pick)
                 listener.mute = True
+            case "half_open_tcp":
+                self._shown(pick)
+                listener.mute = listener.frozen = True
+                listener.sink.freeze()
             case _:
                 self._send(listener, line)
 
@@ -193,8 +200,12 @@ class Streams:
         self._held.pop(listener, None)
 
     def heal(self) -> None:
-        for listener in self.listeners:
+        """Mute streams speak again; a frozen one cannot, and is closed."""
+        for listener in list(self.listeners):
             listener.mute = False
+            if listener.frozen:
+                self.drop(listener)
+                listener.sink.cut(reset=True)
 
     def cut(self, *, reset: bool) -> int:
         """Every stream is disconnected."""

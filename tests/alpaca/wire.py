@@ -58,6 +58,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.gone = False
         self._raw = b""
+        self._last = False
         self._next()
         # Once the connection is a websocket.
         self._websocket: ServerProtocol | None = None
@@ -81,7 +82,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.gone = True
-        self._server.connections.discard(self)
+        self._server.forget(self)
         self._on_gone()
 
     def data_received(self, data: bytes) -> None:
@@ -105,6 +106,7 @@ class Connection(asyncio.Protocol):
                 headers=self._headers,
                 body=self._body,
             )
+            self._last = not self._parser.should_keep_alive()
             self._raw = b""
             self._next()
             self._server.handle(request, self)
@@ -133,6 +135,8 @@ class Connection(asyncio.Protocol):
 
     def reply(self, reply: Reply) -> None:
         self.write(encoded(reply))
+        if self._last:
+            self.close()
 
     def close(self) -> None:
         """FIN."""
