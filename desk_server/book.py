@@ -165,7 +165,12 @@ class Book(HouseBooks):
         if order.state is not State.WAITING:
             return ()
         sending = replace(
-            order, state=State.SENDING, message="", reserved_cash=event.reserved_cash, updated_at=event.at
+            order,
+            state=State.SENDING,
+            message="",
+            reserved_cash=event.reserved_cash,
+            due_at=event.at,
+            updated_at=event.at,
         )
         return (self._put(seq, "pending", sending),)
 

@@ -112,6 +112,10 @@ class Bookkeeper:
         except DuplicateEvent:
             log.info("the broker repeated an execution", execution_id=said.execution_id)
 
+    def fenced(self) -> str:
+        """Why this process may not send anything now (another may have the ledger); "" when it may."""
+        return self._ledger.fenced()
+
     def append(self, event: AnyEvent) -> asyncio.Future[int]:
         """`record` without waiting: for who tries again, with `record_stubbornly`, where the future says no."""
         return self._ledger.append(event)

@@ -4,12 +4,14 @@
     → intent durable → broker → outcome durable → book folded → answered, published
 
 Everything here runs on one event loop; nothing is locked. State changes only by folding committed events
-(`bookkeeper.py`). A broker that does not answer leaves an order UNKNOWN, which `resolve.py` clears up.
+(`bookkeeper.py`). A broker that does not answer leaves an order UNKNOWN, which `resolve.py` clears up. An order that
+the broker would refuse as a wash trade may wait in `waiting.py`. Halts and the ledger's lease are looked at once more
+right before every call of the broker.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -18,11 +20,34 @@ from typing import Any
 import structlog
 from msgspec.structs import replace as changed
 
-from desk_server import risk, rules
+from desk_server import risk, rules, selftrade
+from desk_server.account_cash import AccountCash
 from desk_server.bookkeeper import Bookkeeper
-from desk_server.brokers import Ack, Broker, BrokerHasIt, BrokerRejected, BrokerThrottled, BrokerUnknown
+from desk_server.brokers import (
+    Ack,
+    Broker,
+    BrokerHasIt,
+    BrokerRecords,
+    BrokerRejected,
+    BrokerThrottled,
+    BrokerUnknown,
+)
 from desk_server.clock import Clock
-from desk_server.domain import ZERO, Identity, Order, OrderChange, OrderId, OrderRequest, Side, State, UserId
+from desk_server.domain import (
+    ZERO,
+    Asset,
+    Identity,
+    Leg,
+    Order,
+    OrderChange,
+    OrderId,
+    OrderRequest,
+    Role,
+    Side,
+    State,
+    Symbol,
+    UserId,
+)
 from desk_server.drafts import (
     answer,
     changed_request,
@@ -30,12 +55,12 @@ from desk_server.drafts import (
     draw_up_replacement,
     hold_for,
     hold_for_replacement,
+    not_sent_reason,
     require_same,
     require_same_change,
 )
 from desk_server.errors import TRANSIENT, Code, DeskError
 from desk_server.events import (
-    CancelRejected,
     CancelRequested,
     HaltSet,
     OrderAccepted,
@@ -47,6 +72,7 @@ from desk_server.events import (
     OrderUnknown,
     ReplaceIntended,
     ReplaceRejected,
+    SendIntended,
     UserOpened,
 )
 from desk_server.holds import Hold
@@ -54,11 +80,16 @@ from desk_server.ledger import DuplicateEvent
 from desk_server.market import Hub
 from desk_server.resolve import Resolver
 from desk_server.throttle import Throttle
+from desk_server.waiting import Waiting
 
 log = structlog.get_logger(__name__)
 
 # How long acceptances may take to be written when the desk closes; the next start would ask for them again.
 _LAST_WRITES_S = 2.0
+# A broker that answers at once is not waited for longer; the others are waited for while the doors are open.
+_START_S = 0.5
+_ASK_AGAIN_S = 1.0
+_RETRY_AFTER_S = 1.0
 
 
 class Desk:
@@ -73,8 +104,24 @@ class Desk:
         throttle: Throttle,
         allotment: Decimal,
         watched: Sequence[Callable[[], str]] = (),
+        records: BrokerRecords | None = None,
+        begin_comparing: Callable[[], Awaitable[None]] | None = None,
+        uncompared: Callable[[], str] = lambda: "",
+        freezes: Callable[[Symbol], str] = lambda _: "",
+        soon: Callable[[], None] = lambda: None,
+        account_cash: AccountCash | None = None,
+        account_of: Callable[[UserId], str] = lambda _: "",
+        checks_wash_trades: bool = False,
+        holds_wash_trades: bool = False,
     ) -> None:
-        """`watched` tell why the desk is not ready although it can trade: "" when all is well."""
+        """`watched` tell why the desk is not ready although it can trade: "" when all is well.
+
+        The books are compared with the broker's from `begin_comparing` on, and at once when `soon` is called;
+        `uncompared` and `freezes` tell why orders that add risk (in one symbol) must wait, "" when they need not.
+        The desk becomes ready when `uncompared` is "" for the first time. `account_of` names a user's account at the
+        broker. Wash trades are looked for where the broker refuses them, and elsewhere when `checks_wash_trades`;
+        orders that would be one wait when `holds_wash_trades`, else they are refused.
+        """
         self.keeper = keeper
         self.book = keeper.book
         self.registry = keeper.registry
@@ -86,6 +133,14 @@ class Desk:
         self._throttle = throttle
         self._allotment = allotment
         self._watched = watched
+        self._begin_comparing = begin_comparing
+        self._uncompared = uncompared
+        self._freezes = freezes
+        self.soon = soon
+        self._account_cash = account_cash
+        self._account_of = account_of
+        self._checks_wash_trades = checks_wash_trades or broker.capabilities.wash_trades_refused
+        self._holds_wash_trades = holds_wash_trades
         # Requests that are being carried out: set when they have been, or have failed.
         self._in_flight: dict[tuple[UserId, str], asyncio.Event] = {}
         self._being_replaced: set[OrderId] = set()
@@ -93,7 +148,9 @@ class Desk:
         # Answered as accepted, and about to be folded as such.
         self._accepted: dict[OrderId, OrderAccepted] = {}
         self._writing: set[asyncio.Future[Any]] = set()
-        self._resolver = Resolver(self)
+        self._resolver = Resolver(self, records)
+        self._waiting = Waiting(self)
+        self._starting: asyncio.Task[None] | None = None
         self._state = "the desk is starting"
 
     # ---- the order path ----
@@ -134,7 +191,7 @@ class Desk:
             mine.set()
 
     async def _place(self, who: Identity, request: OrderRequest) -> Order:
-        asset = await self.broker.asset(request.symbol)
+        asset = await self._asset(request.symbol)
         rules.check(request, asset, self._market_time())
         await self._open_account(who.user)
         match self._judge(who, request):
@@ -144,10 +201,21 @@ class Desk:
                 order, legs = draw_up(who, request, self.clock.now(), approved)
                 intent = OrderIntended(at=order.created_at, order=order, legs=legs)
                 await self._intend(intent, hold_for(order, approved))
+                if approved.waits:
+                    self._waiting.take(order, self._market_time())
+                    return self.book.orders[order.order_id]
                 return await self.send(order, legs)
 
     def _judge(self, who: Identity, request: OrderRequest, old: Order | None = None) -> risk.Approved | risk.Refused:
-        """The verdict on a new order, or on one that takes the place of `old`."""
+        """The verdict on a new order, or on one that takes the place of `old` (or is `old`, which has waited)."""
+        facts = self._facts(who, request, old)
+        verdict = risk.check(request, facts)
+        if isinstance(verdict, risk.Refused):
+            # Refusals are recorded, so they too must come no faster than the rate.
+            return risk.throttled(request, facts) or verdict
+        return verdict
+
+    def _facts(self, who: Identity, request: OrderRequest, old: Order | None) -> risk.Facts:
         user, symbol, book, holds = who.user, request.symbol, self.book, self.keeper.holds
         position = book.position(user, symbol).qty
         available = position - book.reserved_qty(user, symbol) - holds.qty(user, symbol)
@@ -155,7 +223,8 @@ class Desk:
         if old is not None:
             buying_power += old.reserved_cash
             available += (old.remaining or ZERO) if old.request.side is Side.SELL else ZERO
-        facts = risk.Facts(
+        has_waited = old is not None and old.state is State.WAITING
+        return risk.Facts(
             limits=self._limits,
             quote=self.hub.latest(symbol),
             now_s=self.clock.monotonic_s(),
@@ -163,15 +232,29 @@ class Desk:
             position=position,
             available=available,
             open_orders=book.open_count(user) + holds.count(user) - (old is not None),
-            throttle_s=self._throttle.take(user),
+            throttle_s=0.0 if has_waited else self._throttle.take(user),
             halted=book.halted(user, who.strategy, symbol),
             problems=tuple(self._trading_problems()),
+            account_cash=self._account_cash.left(user) if self._account_cash is not None else None,
+            meets=self._meets(user, request, old) if self._checks_wash_trades else None,
+            may_wait=self._holds_wash_trades and (old is None or has_waited),
+            frozen=self._uncompared() or self._freezes(symbol),
         )
-        verdict = risk.check(request, facts)
-        if isinstance(verdict, risk.Refused):
-            # Refusals are recorded, so they too must come no faster than the rate.
-            return risk.throttled(request, facts) or verdict
-        return verdict
+
+    def _meets(self, user: UserId, request: OrderRequest, old: Order | None) -> str | None:
+        """See `risk.Facts`. Orders on their way to the ledger or the broker, and those in doubt, count."""
+        if selftrade.is_exempt(request, Leg.NONE if old is None else old.leg):
+            return None
+        symbol, account = request.symbol, self._account_of(user)
+        on_account = [
+            order
+            for order in (*self.book.open_orders(symbol=symbol), *self.keeper.holds.orders(symbol))
+            if order.user == user or self._account_of(order.user) == account
+        ]
+        in_the_way = self._waiting.in_the_way(on_account, old.order_id if old is not None else None)
+        met = selftrade.met_by(request, in_the_way)
+        own = next((order.order_id for order in met if order.user == user), "")
+        return own if met else None
 
     async def _refuse(self, who: Identity, request: OrderRequest, refused: risk.Refused) -> Order:
         """Record the refusal, so that it is the answer for ever; unless a later try may pass."""
@@ -199,10 +282,9 @@ class Desk:
 
     async def send(self, order: Order, legs: Sequence[Order] = ()) -> Order:
         """Call the broker with a durable intent, and make the outcome durable."""
+        self._require_lease(order.order_id)
         if stopped := self.stopped(order):
-            return await self._outcome(
-                OrderNotSent(at=self.clock.now(), order_id=order.order_id, reason=f"trading was halted: {stopped}")
-            )
+            return await self._not_sent(order, not_sent_reason(order, stopped))
         try:
             ack = await self.broker.submit(order, legs)
         except BrokerHasIt as known:
@@ -211,9 +293,33 @@ class Desk:
             return await self._outcome(
                 OrderRejected(at=self.clock.now(), order_id=order.order_id, code=no.code, message=no.message)
             )
-        except (BrokerUnknown, BrokerThrottled) as silence:
+        except BrokerThrottled as limit:
+            return self._send_later(order, limit)
+        except BrokerUnknown as silence:
             return await self._in_doubt(order.order_id, str(silence))
-        return self._accept(order, ack)
+        except Exception as surprise:  # whatever went wrong on the way, the broker may have it
+            log.exception("sending an order failed in an unknown way", order_id=order.order_id)
+            return await self._in_doubt(order.order_id, f"an unforeseen error: {surprise}")
+        return self.accept(order, ack)
+
+    async def send_kept(self, order: Order) -> Order:
+        """Send an order or a replacement that the broker did not look at before."""
+        old = self.book.order(order.replaces)
+        if old is None or order.change is None:
+            return await self.send(order, self.book.legs(order))
+        if old.state is not State.LIVE or old.cancel_requested:
+            return await self._not_replaced(order, "NOT_SENT", f"the order to be replaced is {old.status}")
+        return await self._send_replace(old, order, order.change)
+
+    def _require_lease(self, order_id: OrderId) -> None:
+        """Another server may be at work with this ledger: it will see to what is written there."""
+        if fenced := self.keeper.fenced():
+            raise DeskError(
+                Code.NOT_READY,
+                f"this server may not send anything: {fenced}; ask again with the same request id",
+                order_id=order_id,
+                retry_after_s=_RETRY_AFTER_S,
+            )
 
     def stopped(self, order: Order) -> str:
         """Why this order may not go out now, whatever was decided before; "" when it may."""
@@ -225,7 +331,16 @@ class Desk:
         self._resolver.take(order_id)
         return order
 
-    def _accept(self, order: Order, ack: Ack) -> Order:
+    def _send_later(self, order: Order, limit: BrokerThrottled) -> Order:
+        """The broker refused to look at it, so it is not there: it stays as it is, and goes when it may."""
+        log.warning("the broker's request limit: sent later", order_id=order.order_id, after_s=limit.retry_after_s)
+        self._resolver.send_later(order.order_id, limit.retry_after_s)
+        return self.book.orders[order.order_id]
+
+    async def _not_sent(self, order: Order, reason: str) -> Order:
+        return await self._outcome(OrderNotSent(at=self.clock.now(), order_id=order.order_id, reason=reason))
+
+    def accept(self, order: Order, ack: Ack) -> Order:
         """The broker has it, and would say so again under the order's name: the answer need not wait until that
         is written down. Until it is, `order` shows what was answered.
         """
@@ -285,7 +400,7 @@ class Desk:
         return answer(order)
 
     async def _replace(self, who: Identity, order_id: str, change: OrderChange) -> Order:
-        asset = await self.broker.asset(self.order(who, order_id).request.symbol)
+        asset = await self._asset(self.order(who, order_id).request.symbol)
         old = self.order(who, order_id)
         rules.check_change(old, change, asset, self._market_time())
         is_being_replaced = old.order_id in self._being_replaced or old.order_id in self.book.replacing
@@ -310,6 +425,7 @@ class Desk:
                     self._being_replaced.discard(old.order_id)
 
     async def _send_replace(self, old: Order, new: Order, change: OrderChange) -> Order:
+        self._require_lease(new.order_id)
         if stopped := self.stopped(new):
             return await self._not_replaced(new, "HALTED", f"trading was halted: {stopped}")
         try:
@@ -318,8 +434,13 @@ class Desk:
             return await self._in_doubt(new.order_id, str(known))
         except BrokerRejected as no:
             return await self._not_replaced(new, no.code, no.message)
-        except (BrokerUnknown, BrokerThrottled) as silence:
+        except BrokerThrottled as limit:
+            return self._send_later(new, limit)
+        except BrokerUnknown as silence:
             return await self._in_doubt(new.order_id, str(silence))
+        except Exception as surprise:
+            log.exception("replacing an order failed in an unknown way", order_id=new.order_id)
+            return await self._in_doubt(new.order_id, f"an unforeseen error: {surprise}")
         await self.keeper.record_stubbornly(
             OrderReplaced(
                 at=self.clock.now(),
@@ -367,28 +488,46 @@ class Desk:
         if order.cancel_requested or order.order_id in self._being_canceled:
             return order
         self._being_canceled.add(order.order_id)
+        now = self.clock.now()
+        asked = CancelRequested(at=now, order_id=order.order_id, by=who.user)
         try:
-            await self.keeper.record(CancelRequested(at=self.clock.now(), order_id=order.order_id, by=who.user))
+            if order.state is State.WAITING and not self._waiting.is_leaving(order.order_id):
+                ended = OrderNotSent(at=now, order_id=order.order_id, reason="canceled before it was sent")
+                await self.keeper.record(asked, ended)
+            else:
+                await self.keeper.record(asked)
         finally:
             self._being_canceled.discard(order.order_id)
         order = self.book.orders[order.order_id]
         if order.state in (State.LIVE, State.HELD):
-            try:
-                await self.cancel_at_broker(order)
-            except (BrokerUnknown, BrokerThrottled) as silence:
-                self._resolver.take(order.order_id)
-                log.warning("cancel not answered", order_id=order.order_id, reason=str(silence))
+            await self._cancel_now(order)
         return self.shown(self.book.orders[order.order_id])
 
-    async def cancel_at_broker(self, order: Order) -> None:
-        """Raises DeskError NOT_CANCELABLE when the broker said no; BrokerUnknown or BrokerThrottled: ask again."""
+    async def _cancel_now(self, order: Order) -> None:
+        """Raises DeskError NOT_CANCELABLE where the broker says that it is over. A refusal alone does not prove
+        that, nor that the order lives: then, and when there is no answer, it is asked again until it is over.
+        """
         try:
-            await self.broker.cancel(order)
+            await self.cancel_at_broker(order)
+        except (BrokerUnknown, BrokerThrottled) as silence:
+            log.warning("cancel not answered", order_id=order.order_id, reason=str(silence))
+            self._resolver.take(order.order_id)
         except BrokerRejected as no:
-            await self.keeper.record_stubbornly(
-                CancelRejected(at=self.clock.now(), order_id=order.order_id, message=no.message)
-            )
-            raise _not_cancelable(order, no.message) from no
+            log.warning("cancel refused", order_id=order.order_id, reason=str(no))
+            self._resolver.take(order.order_id)
+            with contextlib.suppress(BrokerUnknown, BrokerThrottled):
+                found = await self.broker.find(order)
+                if found is not None and not found.is_open:
+                    self.soon()
+                    raise _not_cancelable(order, no.message) from no
+        else:
+            self._resolver.look_after(order.order_id)
+
+    async def cancel_at_broker(self, order: Order) -> None:
+        """Raises BrokerRejected, BrokerUnknown, BrokerThrottled; also where another server may be at work."""
+        if fenced := self.keeper.fenced():
+            raise BrokerUnknown(fenced)
+        await self.broker.cancel(order)
 
     async def cancel_all(self, who: Identity, user: UserId | None, symbols: frozenset[str]) -> list[Order]:
         """Cancel every open order of `user` (None: of everybody) in `symbols` (empty: in all).
@@ -438,9 +577,9 @@ class Desk:
 
     def problems(self) -> list[str]:
         """Why the desk is not ready; empty when it is."""
-        watched = (look() for look in self._watched)
+        watched = (look() for look in (self._uncompared, *self._watched))
         others = (self.keeper.problem, self.hub.problem(), *watched)
-        return [*self._trading_problems(), *(problem for problem in others if problem)]
+        return [*dict.fromkeys((*self._trading_problems(), *(problem for problem in others if problem)))]
 
     def _trading_problems(self) -> list[str]:
         """A ledger that could not be written is not among them: the next order finds out whether it can again."""
@@ -450,30 +589,116 @@ class Desk:
         """The market's own time where lines tell it (a replayed tape is in the past), else the clock's."""
         return self.hub.last_at or self.clock.now()
 
+    async def _asset(self, symbol: Symbol) -> Asset | None:
+        try:
+            return await self.broker.asset(symbol)
+        except (BrokerUnknown, BrokerThrottled) as silence:
+            log.warning("the broker does not tell whether it lists a symbol", symbol=symbol, reason=str(silence))
+            raise DeskError(
+                Code.NOT_READY,
+                f"the broker does not tell now whether {symbol} can be traded: try again with the same request id",
+                retry_after_s=max(_RETRY_AFTER_S, getattr(silence, "retry_after_s", 0.0)),
+            ) from silence
+
     async def _open_account(self, user: UserId) -> None:
         if user not in self.book.accounts:
             with contextlib.suppress(DuplicateEvent):  # a twin was first
                 await self.keeper.record(UserOpened(at=self.clock.now(), user=user, allotment=self._allotment))
 
+    # ---- orders that wait ----
+
+    async def judge_waiting(self, order: Order, *, end: datetime | None) -> bool:
+        """Judge an order again that was kept back, by all the rules of this moment; see `waiting.py`."""
+        request = order.request
+        who = Identity(order.user, Role.STRATEGY, order.strategy, order.deployment_id)
+        try:
+            if end is not None and self._market_time() >= end:
+                raise DeskError(Code.CLOSED, "its day ended before it could be sent")
+            rules.check(request, await self._asset(request.symbol), self._market_time())
+            order = self.book.orders[order.order_id]
+            if order.state is not State.WAITING:
+                return True
+            match self._judge(who, request, order):
+                case risk.Refused() as refused:
+                    raise _error(refused)
+                case risk.Approved() as approved:
+                    if not approved.waits:
+                        self._waiting.leave(order.order_id, self._send_waited(order, approved))
+                    return not approved.waits
+        except DeskError as no:
+            if no.code in TRANSIENT:
+                return False
+            await self._not_sent(order, f"it had to wait, and then: {no.message}")
+            return True
+
+    async def _send_waited(self, order: Order, approved: risk.Approved) -> None:
+        due = SendIntended(at=self.clock.now(), order_id=order.order_id, reserved_cash=approved.reserved_cash)
+        await self.keeper.record_stubbornly(due)
+        order = self.book.orders[order.order_id]
+        if order.state is not State.SENDING:
+            return
+        if order.cancel_requested:
+            await self._not_sent(order, not_sent_reason(order, ""))
+            return
+        with contextlib.suppress(DeskError):  # the ledger's next owner sees to it
+            await self.send(order)
+
     # ---- start and end ----
 
     async def start(self) -> None:
-        """Listen to the broker, clear up what a crash left open, then take orders. The ledger is loaded already."""
+        """Begin; the ledger is loaded already. Returns at once, or when the desk is ready where that is soon.
+
+        Until it is ready, cancels are taken and orders are not: `problems` tells why.
+        """
         self.keeper.start()
-        await self.broker.connect(self.keeper.on_broker_event)
+        self._starting = asyncio.create_task(self._get_ready(), name="get ready")
+        await asyncio.wait((self._starting,), timeout=_START_S)
+
+    async def _get_ready(self) -> None:
+        """What a crash left SENDING is UNKNOWN → stream → the books compared → what is in doubt cleared up → ready."""
+        try:
+            await self.keeper.record_stubbornly(*self._caught_by_the_crash())
+            await self._connect()
+            if self._begin_comparing is not None:
+                await self._begin_comparing()
+            while uncompared := self._uncompared():
+                self._state = uncompared
+                await asyncio.sleep(_START_S / 10)
+            self._state = ""
+        except Exception as error:
+            self._state = "the desk could not start: see the log, then restart it"
+            log.critical("the desk could not start", error=str(error), exc_info=True)
+            return
         for order in self.book.open_orders(None):
-            if order.state is State.SENDING and (order.replaces or not order.parent_id):
-                await self._outcome(
-                    OrderUnknown(at=self.clock.now(), order_id=order.order_id, reason="the desk restarted")
-                )
-        self._state = ""
-        for order in self.book.open_orders(None):
-            if order.state is State.UNKNOWN or order.cancel_requested:
+            if order.state is State.WAITING:
+                self._waiting.take(order, self._market_time())
+            elif order.state in (State.UNKNOWN, State.QUARANTINE) or order.cancel_requested:
                 self._resolver.take(order.order_id)
+
+    def _caught_by_the_crash(self) -> list[OrderUnknown]:
+        now = self.clock.now()
+        return [
+            OrderUnknown(at=now, order_id=order.order_id, reason="the desk restarted")
+            for order in self.book.open_orders(None)
+            if order.state is State.SENDING and (order.replaces or not order.parent_id)
+        ]
+
+    async def _connect(self) -> None:
+        while True:
+            try:
+                return await self.broker.connect(self.keeper.on_broker_event)
+            except (BrokerUnknown, BrokerThrottled) as silence:
+                self._state = f"the broker cannot be reached: {silence}"
+                log.warning("the broker cannot be reached: trying again", reason=str(silence))
+                await asyncio.sleep(_ASK_AGAIN_S)
 
     async def close(self) -> None:
         """Take no more orders, write down what the broker has said, end the streams."""
         self._state = "the desk is shutting down"
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        await self._waiting.close()
         await self._resolver.close()
         await self.broker.close()
         if self._writing:

@@ -235,6 +235,8 @@ class Order(Struct, frozen=True, omit_defaults=True, gc=False):
     parent_id: str = ""
     leg: Leg = Leg.NONE
     leg_ids: tuple[OrderId, ...] = ()
+    # When it was due to be sent, for an order that had been kept back.
+    due_at: datetime | None = None
 
     @property
     def qty(self) -> Decimal | None:

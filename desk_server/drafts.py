@@ -26,7 +26,10 @@ from desk_server.holds import Hold
 from desk_server.ids import new_ulid
 from desk_server.risk import Approved
 
+KEPT_BACK = "kept back by the desk: it could trade against another open order on the account; sent when it cannot"
 _NOTHING = Approved(reserved_cash=ZERO)
+# How the reason begins for which a halted order was not sent; the ledger has it, so it stays as it is.
+_HALTED = "trading was halted: "
 
 
 def draw_up(
@@ -34,6 +37,8 @@ def draw_up(
 ) -> tuple[Order, tuple[Order, ...]]:
     """The order and its legs, named and dated, as they will stand in the ledger."""
     order = _new_order(who, request, now, reserved_cash=approved.reserved_cash)
+    if approved.waits:
+        return changed(order, state=State.WAITING, message=KEPT_BACK), ()
     if request.order_class is OrderClass.SIMPLE:
         return order, ()
     legs = tuple(
@@ -78,14 +83,14 @@ def _new_order(
 
 def hold_for(order: Order, approved: Approved) -> Hold:
     cash = approved.reserved_cash + approved.exit_cash
-    return Hold(order.order_id, order.user, order.request.symbol, cash, approved.sold)
+    return Hold(order.order_id, order.user, order.request.symbol, cash, approved.sold, order)
 
 
 def hold_for_replacement(old: Order, new: Order, approved: Approved) -> Hold:
     """What `new` needs over `old`: all that a replace has to hold back."""
     cash = max(approved.reserved_cash - old.reserved_cash, ZERO)
     sold = max(approved.sold - (old.remaining or ZERO), ZERO)
-    return Hold(new.order_id, new.user, new.request.symbol, cash, sold)
+    return Hold(new.order_id, new.user, new.request.symbol, cash, sold, new)
 
 
 def _leg_requests(request: OrderRequest) -> list[tuple[Leg, OrderRequest]]:
@@ -164,9 +169,17 @@ def answer(order: Order) -> Order:
                 Code.REJECTED, f"the broker rejected it ({order.code}): {order.message}", order_id=order.order_id
             )
         case State.NOT_SENT if not order.cancel_requested:
-            raise DeskError(Code.HALTED, f"the order was never sent: {order.message}", order_id=order.order_id)
+            code = Code.HALTED if order.message.startswith(_HALTED) else Code.NOT_SENT
+            raise DeskError(code, f"the order was never sent: {order.message}", order_id=order.order_id)
         case _:
             return order
+
+
+def not_sent_reason(order: Order, stopped: str) -> str:
+    """Why an order that the broker does not have is not sent (any more), for people."""
+    if order.cancel_requested:
+        return "canceled before the broker had it"
+    return _HALTED + stopped if stopped else "the broker did not have it in time"
 
 
 def _key_reused(request_id: str, earlier: Order) -> DeskError:

@@ -23,6 +23,7 @@ class Code(StrEnum):
     STALE_DATA = "STALE_DATA"
     BUYING_POWER = "BUYING_POWER"
     NOT_OWNED = "NOT_OWNED"
+    SELF_TRADE = "SELF_TRADE"
     THROTTLED = "THROTTLED"
     OPEN_LIMIT = "OPEN_LIMIT"
     CLOSED = "CLOSED"
@@ -31,6 +32,7 @@ class Code(StrEnum):
     # The order's state
     NOT_CANCELABLE = "NOT_CANCELABLE"
     NOT_REPLACEABLE = "NOT_REPLACEABLE"
+    NOT_SENT = "NOT_SENT"
     GONE = "GONE"
     # The broker's word
     REJECTED = "REJECTED"

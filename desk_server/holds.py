@@ -4,17 +4,18 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from desk_server.domain import ZERO, OrderId, Symbol, UserId
+from desk_server.domain import ZERO, Order, OrderId, Symbol, UserId
 
 
 class Hold(Struct, frozen=True, gc=False):
-    """`cash` in dollars; `qty` are shares that a sell takes, 0 for a buy."""
+    """`cash` in dollars; `qty` are shares that a sell takes, 0 for a buy; `order` is who needs them."""
 
     order_id: OrderId
     user: UserId
     symbol: Symbol
     cash: Decimal
     qty: Decimal
+    order: Order
 
 
 class Holds:
@@ -53,3 +54,7 @@ class Holds:
 
     def count(self, user: UserId) -> int:
         return self._count.get(user, 0)
+
+    def orders(self, symbol: Symbol) -> list[Order]:
+        """Those on their way to the ledger, in this symbol."""
+        return [hold.order for hold in self._held.values() if hold.symbol == symbol]

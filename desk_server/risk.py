@@ -48,6 +48,15 @@ class Facts(Struct, frozen=True, gc=False):
     throttle_s: float
     halted: str
     problems: tuple[str, ...]
+    # What the broker would still let the user's account spend, as far as it is known; of no order of the desk's own.
+    account_cash: Decimal | None = None
+    # An open order on the account that this one could trade against: its id where it is the user's own, "" where
+    # it is somebody else's, None where there is none.
+    meets: str | None = None
+    # Whether the order is kept back while it meets somebody else's, instead of refused.
+    may_wait: bool = False
+    # Why orders that add risk are not taken now; those that reduce a position are.
+    frozen: str = ""
 
 
 class Approved(Struct, frozen=True, gc=False):
@@ -59,6 +68,8 @@ class Approved(Struct, frozen=True, gc=False):
     reserved_cash: Decimal
     sold: Decimal = ZERO
     exit_cash: Decimal = ZERO
+    # The desk keeps it back until it meets nobody's order any more.
+    waits: bool = False
 
 
 class Refused(Struct, frozen=True):
@@ -77,7 +88,12 @@ def check(request: OrderRequest, facts: Facts) -> Approved | Refused:
         if refusal := rule(request, facts):
             return refusal
     sold = _quantity(request, facts) if request.side is Side.SELL else ZERO
-    return Approved(reserved_cash=_cash_needed(request, facts), sold=sold, exit_cash=_exit_cash(request, facts))
+    return Approved(
+        reserved_cash=_cash_needed(request, facts),
+        sold=sold,
+        exit_cash=_exit_cash(request, facts),
+        waits=facts.meets is not None,
+    )
 
 
 def _size(request: OrderRequest, facts: Facts) -> Refused | None:
@@ -149,13 +165,25 @@ def _data_sanity(request: OrderRequest, facts: Facts) -> Refused | None:
 def _buying_power(request: OrderRequest, facts: Facts) -> Refused | None:
     needed = _cash_needed(request, facts) + _exit_cash(request, facts)
     if needed <= max(facts.buying_power, ZERO):
-        return None
+        return _account_cash(needed, facts)
     return Refused(
         Code.BUYING_POWER,
         f"the order needs about ${needed:.2f}, your buying power is ${facts.buying_power:.2f}: "
         "send a smaller order, or cancel open buy orders",
         f"{facts.buying_power:.2f}",
         f"{needed:.2f}",
+    )
+
+
+def _account_cash(needed: Decimal, facts: Facts) -> Refused | None:
+    """What the account has is nobody's business but the administrator's: no figure of it is told."""
+    if not needed or facts.account_cash is None or needed <= facts.account_cash:
+        return None
+    return Refused(
+        Code.BUYING_POWER,
+        f"the order needs about ${needed:.2f}, and the desk's account at the broker has less left than that, whatever "
+        "your own buying power: send a smaller order, or tell the desk's administrator",
+        observed=f"{needed:.2f}",
     )
 
 
@@ -182,6 +210,23 @@ def _ownership(request: OrderRequest, facts: Facts) -> Refused | None:
         f"the rest is held by open sell orders): send a smaller order, or cancel one",
         str(max(facts.available, ZERO)),
         str(qty),
+    )
+
+
+def _self_match(_: OrderRequest, facts: Facts) -> Refused | None:
+    """Found here before the broker finds it. Of somebody else's order nothing is told but that it is there."""
+    if facts.meets is None or (facts.may_wait and not facts.meets):
+        return None
+    if facts.meets:
+        return Refused(
+            Code.SELF_TRADE,
+            f"it could trade against your own open order {facts.meets}, which the broker refuses: cancel that one "
+            "first, or change the price",
+        )
+    return Refused(
+        Code.SELF_TRADE,
+        "it could trade against another open order on the desk's account, which the broker refuses: change the price, "
+        "or try again later",
     )
 
 
@@ -213,6 +258,24 @@ def _halted(_: OrderRequest, facts: Facts) -> Refused | None:
     return Refused(Code.HALTED, f"trading is halted ({facts.halted}): ask the desk's administrator")
 
 
+def _frozen(request: OrderRequest, facts: Facts) -> Refused | None:
+    """While the books and the broker differ, only orders that make a position smaller are taken."""
+    if not facts.frozen or _reduces(request, facts):
+        return None
+    return Refused(
+        Code.NOT_READY,
+        f"only orders that reduce a position are taken now: {facts.frozen}; try again later",
+        retry_after_s=5,
+    )
+
+
+def _reduces(request: OrderRequest, facts: Facts) -> bool:
+    """Ownership has been checked: what it sells (or covers) is there."""
+    if request.order_class not in (OrderClass.SIMPLE, OrderClass.OCO):
+        return False
+    return facts.position > 0 if request.side is Side.SELL else facts.position < 0
+
+
 def _ready(_: OrderRequest, facts: Facts) -> Refused | None:
     if not facts.problems:
         return None
@@ -225,9 +288,11 @@ CHECKS: tuple[Check, ...] = (
     _data_sanity,
     _buying_power,
     _ownership,
+    _self_match,
     throttled,
     _open_orders,
     _halted,
+    _frozen,
     _ready,
 )
 

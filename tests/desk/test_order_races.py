@@ -93,7 +93,7 @@ async def test_what_may_still_be_under_way_is_not_given_up(run):
     order = await run.desk.place(ALICE, BID)
     await run.desk.cancel(ALICE, order.order_id)
     await asyncio.sleep(0.2)
-    assert run.now(order).state is State.UNKNOWN
+    assert run.now(order).state is State.QUARANTINE
     await run.ended(order, "not_sent")
 
 
