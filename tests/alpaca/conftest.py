@@ -48,18 +48,22 @@ class Listening:
     def __init__(self, alpaca: Running) -> None:
         self.updates: list[Any] = []
         self._alpaca = alpaca
+        others = self._streams()
         self._stream = TradingStream(alpaca.key, alpaca.secret, url_override=alpaca.stream_url)
         self._stream._reconnect_min_backoff = 0.01
         self._stream.subscribe_trade_updates(self._heard)
         self._thread = threading.Thread(target=self._stream.run, daemon=True)
         self._thread.start()
-        self.wait_until_connected()
+        self.wait_until_connected(others)
 
     async def _heard(self, update: Any) -> None:
         self.updates.append(update)
 
-    def wait_until_connected(self) -> None:
-        eventually(lambda: self._alpaca.control.dump(posts=False)["connections"]["streams"])
+    def wait_until_connected(self, others: int = 0) -> None:
+        eventually(lambda: self._streams() > others)
+
+    def _streams(self) -> int:
+        return self._alpaca.control.dump(posts=False)["connections"]["streams"]
 
     def events(self, name: str | None = None) -> list[str]:
         """What happened to the order of that client_order_id (or to all), in the order it was heard."""
