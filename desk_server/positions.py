@@ -10,8 +10,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
 
 from msgspec import Struct
 
-from desk_server.domain import HOUSE, ZERO, Order, OrderId, Side, Symbol, UserId, is_house
-from desk_server.events import AnyEvent, Executed, HouseExecuted, UserOpened
+from desk_server.domain import ZERO, OrderId, Side, Symbol, UserId, is_house
 
 # Prices and quantities have at most 9 decimals, so that a product has at most 18: within 80 digits every
 # sum and product is exact, whatever decimal context the caller's thread has.
@@ -167,43 +166,3 @@ def share_of(reserved: Decimal, part: Decimal, whole: Decimal) -> Decimal:
     if part == whole or whole <= 0 or not reserved:
         return reserved
     return MONEY.divide(MONEY.multiply(reserved, part), whole).quantize(_CENT, ROUND_CEILING, MONEY)
-
-
-class Posting(Struct, frozen=True):
-    """One side of a journal entry. `asset` is "USD" or a symbol; `account` a user's, or one of the desk's own."""
-
-    account: str
-    asset: str
-    amount: Decimal
-
-
-def postings(event: AnyEvent, order: Order | None = None) -> tuple[Posting, ...]:
-    """The event as a journal entry that sums to zero per asset; empty for what moves nothing.
-
-    `order` is the executed one. The other sides are "desk:capital" (allotments), "desk:fees" and "market".
-    """
-    match event:
-        case UserOpened():
-            return (_usd(event.user, event.allotment), _usd("desk:capital", event.allotment.copy_negate()))
-        case Executed() if order is not None:
-            return _executed(event, order.user, order.request.symbol, order.request.side)
-        case HouseExecuted():
-            return _executed(event, HOUSE, event.symbol, event.side)
-        case _:
-            return ()
-
-
-def _executed(event: Executed | HouseExecuted, user: UserId, symbol: Symbol, side: Side) -> tuple[Posting, ...]:
-    change = event.qty if side is Side.BUY else event.qty.copy_negate()
-    value = MONEY.multiply(change, event.price)
-    moved = (
-        _usd(user, MONEY.minus(MONEY.add(value, event.fee))),
-        _usd("market", value),
-        Posting(user, symbol, change),
-        Posting("market", symbol, MONEY.minus(change)),
-    )
-    return (*moved, _usd("desk:fees", event.fee)) if event.fee else moved
-
-
-def _usd(account: str, amount: Decimal) -> Posting:
-    return Posting(account, "USD", amount)

@@ -1,6 +1,6 @@
-"""What a ledger is: an append-only list of events that survives every crash.
+"""What a ledger is: an append-only list of events that survives every crash, and that one desk at a time may write.
 
-Implementations: `sqlite.py` (embedded). All pass tests/ledger/conformance.
+Implementations: `sqlite.py` (embedded) and `postgres.py`. Both pass tests/ledger/conformance.
 """
 
 from asyncio import Future
@@ -20,19 +20,29 @@ class Stored(Struct, frozen=True, gc=False):
 
 
 class LedgerUnavailable(Exception):
-    """The events were not stored (disk full, read-only, locked …); nothing of the call was."""
+    """The events were not stored (disk full, read-only, locked, no connection …); nothing of the call was."""
+
+
+class OutcomeUnknown(LedgerUnavailable):
+    """The desk stops before it could find out whether the call was stored: only a later desk can tell."""
 
 
 class DuplicateEvent(Exception):
     """An event with the same `events.dedupe_key` is already stored; nothing of the call was."""
 
 
+def _nobody(why: str) -> None:
+    pass
+
+
 class Ledger(Protocol):
-    def open(self, on_committed: Callable[[Sequence[Stored]], None]) -> None:
+    def open(self, on_committed: Callable[[Sequence[Stored]], None], on_lost: Callable[[str], None] = _nobody) -> None:
         """Make ready to append on the running event loop.
 
         `on_committed` is called on the loop, once per commit, with all its events in order, before any
         of their futures resolves: the one place where the book is folded.
+        `on_lost` is called on the loop, once, when this process has lost the ledger to another one for good, with
+        the reason: the desk must end.
         """
         ...
 
@@ -49,6 +59,17 @@ class Ledger(Protocol):
         """Every stored event with seq > after, in order. Raises LedgerUnavailable where the file is damaged."""
         ...
 
+    def fenced(self) -> str:
+        """Why this process may send nothing to the broker now; "" while it surely is the one that holds the ledger.
+
+        Cheap: to be asked right before each call of the broker. Once the ledger is lost, for ever the same.
+        """
+        ...
+
+    def problem(self) -> str:
+        """Why nothing can be appended now; "" when all is well, as far as is known."""
+        ...
+
     async def close(self) -> None:
-        """Commit what waits, then let go of the file."""
+        """Commit what waits, then let go of the ledger, for the next desk."""
         ...

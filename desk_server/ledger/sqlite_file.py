@@ -1,8 +1,7 @@
-"""A ledger's SQLite file: taking it for one process, bringing its tables up to date, reading and checking it."""
+"""A ledger's SQLite file: taking it for one process, bringing its tables up to date, reading it."""
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -10,27 +9,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-import msgspec
-
-from desk_server.events import AnyEvent, decode, dedupe_key, encode, owner, subject
+from desk_server.events import AnyEvent
 from desk_server.ledger import LedgerUnavailable
-from desk_server.ledger.schema import APPLICATION_ID, MIGRATIONS
+from desk_server.ledger.chain import START_HASH, Entries, PostingRow, Row, posting_rows
+from desk_server.ledger.chain import checked_rows as checked_rows_of
+from desk_server.ledger.chain import verify as verify_reader
+from desk_server.ledger.schema import APPLICATION_ID, MIGRATIONS, POSTINGS
 
-# What the first event's hash covers in the place of a hash before it.
-START_HASH = bytes(32)
+INSERT_EVENT = "INSERT INTO events (seq, at, kind, user, order_id, dedupe, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_POSTING = "INSERT INTO postings (seq, n, account, asset, amount) VALUES (?, ?, ?, ?, ?)"
 # The write-ahead log is copied into the file when it has grown to so many pages (of 4 KiB).
 _CHECKPOINT_PAGES = 1000
-_READ_PAGE = 1000
-_SELECT = "SELECT seq, at, kind, user, order_id, dedupe, body, hash FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
-
-# What stands in a row between seq and hash: at, kind, user, order_id, dedupe, body.
-Columns = tuple[str, str, str, str, str | None, bytes]
-Row = tuple[int, str, str, str, str, str | None, bytes, bytes]
+_SELECT_EVENTS = (
+    "SELECT seq, at, kind, user, order_id, dedupe, body, hash FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
+)
+_SELECT_POSTINGS = "SELECT seq, n, account, asset, amount FROM postings WHERE seq > ? AND seq <= ? ORDER BY seq, n"
 
 
 def take(path: Path) -> int:
     """Lock the file for this process: the descriptor that holds the lock, as long as it stays open."""
-    lock_path = path.with_name(path.name + ".lock")
+    lock_path = lock_of(path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -39,9 +37,13 @@ def take(path: Path) -> int:
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock_fd, 0)
-        os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(
+            lock_fd,
+            f"{os.getpid()} on {os.uname().nodename}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n".encode(),
+            0,
+        )
     except BlockingIOError as error:
-        holder = os.pread(lock_fd, 32, 0).decode(errors="replace").strip() or "?"
+        holder = os.pread(lock_fd, 200, 0).decode(errors="replace").strip() or "?"
         os.close(lock_fd)
         raise LedgerUnavailable(
             f"the ledger {path} is in use by another desk (process {holder}): stop that one first, "
@@ -51,6 +53,10 @@ def take(path: Path) -> int:
         os.close(lock_fd)
         raise LedgerUnavailable(f"the ledger {path} cannot be locked: {error}") from error
     return lock_fd
+
+
+def lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -75,8 +81,24 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, is_new: bool) -> None:
+    version = _version(connection, path)
+    path.chmod(0o600)
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise LedgerUnavailable(f"the ledger {path} lies where SQLite cannot keep a write-ahead log: use a local disk")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        _migrate(connection, path, number, script)
+    last_of(connection)
+    if is_new:
+        _sync_directory(path.parent)
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """0 for a new file. Raises LedgerUnavailable for what this desk must leave alone."""
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if application_id != APPLICATION_ID and (application_id or version or tables):
         raise _not_a_ledger(path)
@@ -85,18 +107,30 @@ def _prepare(connection: sqlite3.Connection, path: Path, is_new: bool) -> None:
             f"the ledger {path} was written by a newer desk (schema {version}, this one knows {len(MIGRATIONS)}): "
             "install that version"
         )
-    path.chmod(0o600)
-    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode != "wal":
-        raise LedgerUnavailable(f"the ledger {path} lies where SQLite cannot keep a write-ahead log: use a local disk")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
-        connection.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")
-    last_of(connection)
-    if is_new:
-        _sync_directory(path.parent)
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, number: int, script: str) -> None:
+    """One step in one transaction: after a crash it is there or it is not."""
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE; {script}")
+        if number == POSTINGS:
+            _post_old_events(connection, path)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _post_old_events(connection: sqlite3.Connection, path: Path) -> None:
+    entries = Entries()
+    reader = SqliteReader(connection, str(path))
+    for row, event in checked_rows_of(reader):
+        if entry := entries.of(reader.name, row[0], event):
+            connection.executemany(INSERT_POSTING, posting_rows(row[0], entry))
 
 
 def _sync_directory(path: Path) -> None:
@@ -112,93 +146,79 @@ def _not_a_ledger(path: Path) -> LedgerUnavailable:
     return LedgerUnavailable(f"{path} is not a desk's ledger: move it away, or give the desk another DESK_RUN_DIR")
 
 
-def columns_of(event: AnyEvent, body: bytes | None = None) -> Columns:
-    return (
-        _time_text(event.at),
-        type(event).__name__,
-        owner(event),
-        subject(event),
-        dedupe_key(event),
-        encode(event) if body is None else body,
-    )
-
-
-def _time_text(at: datetime) -> str:
-    """As `isoformat` writes it, of UTC, but at a third of the cost: it is done for every event."""
-    return f"{msgspec.to_builtins(at)[:-1]}+00:00" if at.tzinfo is UTC else at.isoformat()
-
-
-def last_event(path: Path) -> tuple[int, bytes]:
-    """Seq and hash of the last event (0 and zeros when there is none); to compare with what a backup knows.
-
-    Raises LedgerUnavailable for what cannot be read as a ledger.
-    """
-    try:
-        with contextlib.closing(_connect_to_read(path)) as connection:
-            return last_of(connection)
-    except sqlite3.Error as error:
-        raise LedgerUnavailable(f"{path} cannot be read as a desk's ledger: {error}") from error
-
-
 def last_of(connection: sqlite3.Connection) -> tuple[int, bytes]:
     row = connection.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
     return (int(row[0]), bytes(row[1])) if row else (0, START_HASH)
 
 
-def verify(path: Path) -> int | None:
-    """As SqliteLedger.verify, of a ledger that another process may have open. What was cut off at the end
-    leaves no trace in the chain: compare the last seq with what is known from elsewhere (backups, logs).
-    """
-    expected = 1
+class SqliteReader:
+    """See chain.Reader."""
+
+    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+        self.name = name
+        self._connection = connection
+        self.version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def events(self, after: int, limit: int) -> list[Row]:
+        return self._all(_SELECT_EVENTS, (after, limit))
+
+    def postings(self, after: int, upto: int) -> list[PostingRow]:
+        return self._all(_SELECT_POSTINGS, (after, upto))
+
+    def last(self) -> tuple[int, bytes]:
+        try:
+            return last_of(self._connection)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _all(self, statement: str, arguments: tuple[int, int]) -> list[tuple]:  # type: ignore[type-arg]
+        try:
+            return self._connection.execute(statement, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: sqlite3.Error) -> LedgerUnavailable:
+        return LedgerUnavailable(f"the ledger {self.name} cannot be read: {error}")
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[SqliteReader]:
+    """By a read-only connection of its own. Raises LedgerUnavailable for what cannot be read as a ledger."""
     try:
-        for row, event in checked_rows(path, 0):
-            if row[1:7] != columns_of(event, body=row[6]):
-                return row[0]
-            expected = row[0] + 1
-    except _Damaged as damaged:
-        return damaged.seq
-    except LedgerUnavailable:
-        return expected
-    return None
+        connection = sqlite3.connect(
+            f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None, timeout=1.0
+        )
+    except sqlite3.Error as error:
+        raise LedgerUnavailable(f"{path} cannot be read as a desk's ledger: {error}") from error
+    with contextlib.closing(connection):
+        try:
+            _version(connection, path)
+            reader = SqliteReader(connection, str(path))
+        except sqlite3.Error as error:
+            raise LedgerUnavailable(f"{path} cannot be read as a desk's ledger: {error}") from error
+        yield reader
 
 
 def checked_rows(path: Path, after: int) -> Iterator[tuple[Row, AnyEvent]]:
-    """Rows with seq > after and their events, by a read-only connection, a page at a time so that no long read
-    keeps the write-ahead log from being reused. Raises LedgerUnavailable (_Damaged where a row is at fault)."""
+    """As chain.checked_rows."""
+    with reading(path) as reader:
+        yield from checked_rows_of(reader, after)
+
+
+def verify(path: Path) -> int | None:
+    """The first seq whose row is missing, changed, unreadable or wrongly posted; None when all is as written."""
     try:
-        with contextlib.closing(_connect_to_read(path)) as connection:
-            last = START_HASH
-            if after:
-                row = connection.execute("SELECT hash FROM events WHERE seq = ?", (after,)).fetchone()
-                if row is None:
-                    return
-                last = bytes(row[0])
-            while page := connection.execute(_SELECT, (after, _READ_PAGE)).fetchall():
-                for row in page:
-                    event, last = _check(path, after + 1, row, last)
-                    yield row, event
-                    after = row[0]
-    except sqlite3.Error as error:
-        raise LedgerUnavailable(f"the ledger {path} cannot be read: {error}") from error
+        with reading(path) as reader:
+            damaged = verify_reader(reader)
+    except LedgerUnavailable:
+        return 1
+    return damaged.seq if damaged else None
 
 
-def _check(path: Path, expected: int, row: Row, last: bytes) -> tuple[AnyEvent, bytes]:
-    if row[0] != expected:
-        raise _Damaged(path, expected, "is missing")
-    body = row[6]
-    if not isinstance(body, bytes) or hashlib.sha256(last + body).digest() != row[7]:
-        raise _Damaged(path, expected, "is not what was written")
-    try:
-        return decode(body), row[7]
-    except msgspec.MsgspecError as error:
-        raise _Damaged(path, expected, f"cannot be read by this version of the desk ({error})") from error
-
-
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
-
-
-class _Damaged(LedgerUnavailable):
-    def __init__(self, path: Path, seq: int, what: str) -> None:
-        super().__init__(f"the ledger {path} is damaged: event {seq} {what}. Restore it from a backup")
-        self.seq = seq
+def last_event(path: Path) -> tuple[int, bytes]:
+    """Seq and hash of the last event; raises LedgerUnavailable for what cannot be read as a ledger."""
+    with reading(path) as reader:
+        return reader.last()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from desk_server import events
 from desk_server.domain import HOUSE, Order, Side, State
-from desk_server.positions import postings
+from desk_server.postings import named, postings
 
 USERS = ("alice", "bob")
 SYMBOLS = ("AAPL", "BTC/USD")
@@ -244,8 +244,7 @@ def test_every_journal_entry_sums_to_zero(story: Story):
     """Per asset; and positions and cash rebuild from postings alone."""
     balances: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
     for event in story.events:
-        order = story.book.orders.get(event.order_id) if isinstance(event, events.Executed) else None
-        entry = postings(event, order)
+        entry = postings(named(event, story.book.orders))
         sums: dict[str, Fraction] = defaultdict(Fraction)
         for posting in entry:
             sums[posting.asset] += Fraction(posting.amount)

@@ -23,6 +23,8 @@ def executed(execution_id: object) -> Executed:
         qty=Decimal("0.100000000"),
         price=Decimal("145.50"),
         fee=Decimal("0.00"),
+        user="alice",
+        symbol="AAPL",
     )
 
 

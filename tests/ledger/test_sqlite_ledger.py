@@ -82,7 +82,7 @@ async def test_nobody_else_may_read_the_files(make_sqlite: Make):
 async def test_a_second_desk_on_the_same_ledger_is_refused(make_sqlite: Make):
     """With the holder's process and the way out; when the first lets go, the second may."""
     first = make_sqlite()
-    with pytest.raises(LedgerUnavailable, match=r"in use by another desk \(process \d+\): stop that one first"):
+    with pytest.raises(LedgerUnavailable, match=r"in use by another desk \(process \d+ on .*, since .* UTC\): stop that one first"):
         make_sqlite()
     await first.close()
     make_sqlite()
@@ -115,7 +115,7 @@ async def test_a_newer_desks_ledger_is_refused(make_sqlite: Make):
     ledger = make_sqlite()
     await ledger.close()
     sql(ledger.path, "PRAGMA user_version = 99")
-    with pytest.raises(LedgerUnavailable, match=r"newer desk \(schema 99, this one knows 1\)"):
+    with pytest.raises(LedgerUnavailable, match=r"newer desk \(schema 99, this one knows 2\)"):
         make_sqlite()
 
 
