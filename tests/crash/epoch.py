@@ -1,0 +1,242 @@
+"""One epoch: a fresh ledger and broker, chaos, then peace, then the comparison."""
+
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.crash import trading
+from tests.crash.board import Board
+from tests.crash.broker import Broker
+from tests.crash.clients import Raw
+from tests.crash.desks import Desk, Zygote
+from tests.crash.executioner import Executioner
+from tests.crash.fold import Books
+from tests.crash.ground import Database, desk_env, free_port
+from tests.crash.history import History, Limits, is_ours, read_lines
+from tests.crash.invariants import INVARIANTS, violations
+
+HEAL_S = 30.0
+# What must be so at rest; looked at until it is.
+_AT_REST = (5, 7, 11, 15)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an epoch came to."""
+
+    kills: int = 0
+    orders: int = 0
+    fills: int = 0
+    requests: int = 0
+    replayed: int = 0
+    events: int = 0
+    heal_s: float = 0.0
+    zero_s: float = 0.0
+    acts: Counter[str] = field(default_factory=Counter)
+    points: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    violations: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Epoch:
+    def __init__(
+        self,
+        directory: Path,
+        seed: str,
+        *,
+        zygote: Zygote,
+        broker: Broker,
+        database: Database,
+        mutant: str = "",
+        pause_s: float = 0.08,
+    ) -> None:
+        self.directory = directory
+        self.seed = seed
+        self.zygote, self.broker, self.database = zygote, broker, database
+        self.mutant = mutant
+        self.pause_s = pause_s
+        self.limits = Limits()
+        self.board = Board(directory / "board")
+        self.desk: Desk | None = None
+        self.stopped: list[tuple[int, int]] = []
+        self.taken_over: list[tuple[int, int]] = []
+        self.noticed: list[tuple[int, str]] = []
+        self.ends: Counter[str] = Counter()
+        self._born = 0
+        self._ports = (free_port(), free_port())
+        self._forgiven: set[int] = set()
+        self._log = (directory / "acts.log").open("a")
+
+    # For the executioner
+
+    def spawn(self, *, second: bool = False) -> Desk:
+        """Start a desk; it is the epoch's, unless it is a second one."""
+        self._born += 1
+        run_dir = self.directory / "run"
+        env = desk_env(run_dir, self.broker, self.limits, (0, 0) if second else self._ports)
+        desk = self.zygote.fork(
+            self._born,
+            env=env | self.database.env(),
+            log=str(self.directory / "desk.log"),
+            board=str(self.directory / "board"),
+            witness=str(self.directory / "witness.jsonl"),
+            mutant=self.mutant,
+        )
+        self.note(f"desk {desk.number} is process {desk.pid}")
+        if not second:
+            self.desk = desk
+        return desk
+
+    def may_end(self, desk: Desk) -> None:
+        """Its database was taken away: it may refuse to run."""
+        self._forgiven.add(desk.number)
+
+    def ended_by_itself(self, desk: Desk, code: int) -> None:
+        self.note(f"desk {desk.number} ended by itself with {code}")
+        self.ends[f"exit {code}"] += 1
+        if desk.number not in self._forgiven:
+            self.notice(15, f"desk {desk.number} ended by itself with {code}: see desk.log")
+
+    def notice(self, number: int, sentence: str) -> None:
+        self.note(f"NOTICED {number}: {sentence}")
+        self.noticed.append((number, sentence))
+
+    def note(self, sentence: str) -> None:
+        print(f"{time.time():.3f} {sentence}", file=self._log, flush=True)
+
+    # The epoch
+
+    def run(self, kills: int, first: list[str], faults: dict[str, float], arm: list[str]) -> Outcome:
+        """`first` are acts, and `arm` faults of the broker, that must not be missed."""
+        executioner = Executioner(self, random.Random(f"executioner {self.seed}"))
+        self.broker.control.reset(seed=abs(hash_of(self.seed)), cash=1_000_000)
+        self.broker.control.settings(work_ms=[0, 60], cancel_ms=[0, 60], partial=0.3, again_ms=[5, 80])
+        executioner.begin()
+        ground = trading.settle(f"http://127.0.0.1:{self._ports[0]}", self.directory / "run")
+        self.broker.control.price(dict(ground.prices))
+        clients = trading.Clients(ground, self.directory, self.seed, self.pause_s, self.limits)
+        try:
+            self.broker.control.faults(faults)
+            for name in arm:
+                self.broker.control.arm(name, times=2)
+            executioner.go_on_until(kills, first)
+            h, outcome = self._peace(executioner, ground, clients)
+        finally:
+            clients.close()
+            if self.desk is not None:
+                self.desk.kill()
+            self._log.close()
+        outcome.kills = executioner.kills
+        outcome.acts = executioner.done
+        outcome.points.update(self.board.hits)
+        outcome.ends = self.ends
+        outcome.violations = violations(h)
+        return outcome
+
+    def _peace(
+        self, executioner: Executioner, ground: trading.Ground, clients: trading.Clients
+    ) -> tuple[History, Outcome]:
+        outcome = Outcome()
+        raw = Raw(ground.url, ground.admin)
+        self.note("heal")
+        counts = self.broker.control.heal()
+        outcome.faults.update(counts)
+        self.board.clock_s = 0
+        healed = time.monotonic()
+        desk = executioner._alive()
+        if not desk.ready(self.board, HEAL_S):
+            self.notice(15, f"desk {desk.number} was not ready {HEAL_S} s after all faults were healed")
+        if not clients.command("finish", 60.0):
+            self.notice(15, "clients did not get their answers within 60 s")
+        h = self._rest(healed)
+        outcome.heal_s = time.monotonic() - healed
+        self.note(f"at rest after {outcome.heal_s:.1f} s")
+        self._look(raw, h)
+        self._kill_switch(raw, clients, outcome)
+        h.broker = self.broker.dump(whole=True)
+        desk.signal(15)
+        if not desk.ended(15.0):
+            self.notice(15, "the desk did not end within 15 s of SIGTERM, at rest")
+        self._gather(h, clients)
+        outcome.orders = sum(is_ours(order["client_order_id"]) for order in h.broker_orders())
+        outcome.fills = len(h.executions())
+        outcome.requests = len(h.asked())
+        outcome.replayed = len(list(h.told())) - outcome.requests
+        outcome.events = len(h.rows)
+        return h, outcome
+
+    def _rest(self, healed: float) -> History:
+        """Look until desk, ledger and broker agree; what still does not after 30 s is in the History's checks."""
+        while True:
+            h = History(limits=self.limits)
+            h.broker = self.broker.dump(whole=False)
+            for order in h.broker_orders():
+                order["history"] = []
+            self.database.read(h)
+            books = Books(h.rows)
+            unsettled = [breach for number in _AT_REST for breach in INVARIANTS[number](h, books)]
+            if not unsettled and not h.broker["pending_landings"]:
+                return h
+            if time.monotonic() - healed > HEAL_S:
+                self.notice(15, f"not at rest {HEAL_S} s after all faults were healed: {unsettled[:3]}")
+                return h
+            time.sleep(0.3)
+
+    def _look(self, raw: Raw, h: History) -> None:
+        """What the desk shows, at rest."""
+        h.shown_orders = list(trading.all_orders(raw))
+        h.shown_positions = trading.until_answered(raw, "GET", "/v1/positions?user_id=*")["positions"]
+        h.shown_accounts = trading.until_answered(raw, "GET", "/v1/accounts")["accounts"]
+
+    def _kill_switch(self, raw: Raw, clients: trading.Clients, outcome: Outcome) -> None:
+        """Everything is replayed, the desk is halted, and every order is taken back."""
+        if not clients.command("replay", 60.0):
+            self.notice(12, "replayed requests were not answered within 60 s")
+        asked_at = time.time_ns()
+        body = {"scope": "desk", "name": "", "halted": True, "reason": "the end"}
+        trading.until_answered(raw, "POST", "/v1/halts", body)
+        halt = {"k": "halt", "at": time.time_ns(), "scope": "desk", "name": "", "halted": True, "asked_at": asked_at}
+        self._last_halt = halt
+        since = time.monotonic()
+        trading.until_answered(raw, "POST", "/v1/orders:cancel-all", {"user_id": "*"})
+        while self._open_at_broker():
+            if time.monotonic() - since > HEAL_S:
+                self.notice(13, f"orders are open at the broker {HEAL_S} s after halt and cancel-all")
+                break
+            time.sleep(0.05)
+        outcome.zero_s = time.monotonic() - since
+
+    def _open_at_broker(self) -> int:
+        over = {"filled", "canceled", "expired", "rejected", "replaced"}
+        dump = self.broker.dump(whole=False)
+        orders = [order for account in dump["accounts"].values() for order in account["orders"]]
+        return sum(is_ours(order["client_order_id"]) and order["status"] not in over for order in orders)
+
+    def _gather(self, h: History, clients: trading.Clients) -> None:
+        seen = History(limits=self.limits)
+        self.database.read(seen)
+        h.rows, h.postings, h.integrity = seen.rows, seen.postings, seen.integrity
+        h.said = [*read_lines(clients.logs), self._last_halt]
+        h.witnessed = read_lines([self.directory / "witness.jsonl"])
+        h.stopped = self.stopped
+        h.noticed = self.noticed
+        for number, at in self.taken_over:
+            late = [line for line in h.witnessed if line["w"] == "send" and line["child"] == number and line["t"] > at]
+            if late:
+                h.noticed.append((3, f"desk {number} sent {late[0]['name']} after its ledger was taken over"))
+
+
+def hash_of(text: str) -> int:
+    """The same in every process, unlike hash()."""
+    return random.Random(text).getrandbits(31)
+
+
+def faults_of(chance: random.Random, names: list[str]) -> dict[str, Any]:
+    """How likely each fault of the broker is in an epoch: some are common, some rare, some absent."""
+    most = {"stream_silent": 0.003, "stream_disconnect": 0.003, "half_open_tcp": 0.006, "accepted_then_hang": 0.01}
+    most |= {"manual_external_order": 0.01, "bust_and_correction": 0.01, "reject_later": 0.01}
+    return {name: chance.choice((0.0, 0.5, 1.0)) * most.get(name, 0.02) for name in names}

@@ -1,0 +1,176 @@
+"""What an epoch stands on: a directory, a database that can be full, locked or read-only, and the desk's settings."""
+
+import contextlib
+import os
+import resource
+import socket
+import sqlite3
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.crash.broker import Broker
+from tests.crash.history import History, Limits
+from tests.crash.ledger_rows import read_sqlite
+from tests.crash.trading import SYMBOLS
+
+_LEDGER_MIB = 512
+# What a full disk still has: less than a batch of events needs.
+_LEFT_BYTES = 8192
+
+
+class Database(ABC):
+    """The ledger's home. The context managers leave it as it was."""
+
+    name: str
+
+    @abstractmethod
+    def env(self) -> dict[str, str]: ...
+
+    @abstractmethod
+    def read(self, into: History) -> None: ...
+
+    @abstractmethod
+    def fingerprint(self) -> tuple[int, int]:
+        """(last seq, rows that do not count): changes when anything is written."""
+
+    @abstractmethod
+    def full(self, pid: int) -> contextlib.AbstractContextManager[None]: ...
+
+    @abstractmethod
+    def locked(self) -> contextlib.AbstractContextManager[None]: ...
+
+    @abstractmethod
+    def read_only(self) -> contextlib.AbstractContextManager[None]: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Sqlite(Database):
+    """A file on a small file system of its own in memory, where one can be mounted; else a plain directory."""
+
+    name = "sqlite"
+
+    def __init__(self, run_dir: Path) -> None:
+        self._home = run_dir / "ledger"
+        self._home.mkdir(parents=True, mode=0o700)
+        options = f"size={_LEDGER_MIB}m,mode=0700"
+        mount = ["mount", "-t", "tmpfs", "-o", options, "crash", str(self._home)]
+        self._is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+        self.path = self._home / "desk.db"
+
+    def env(self) -> dict[str, str]:
+        return {}
+
+    def read(self, into: History) -> None:
+        read_sqlite(self.path, into)
+
+    def fingerprint(self) -> tuple[int, int]:
+        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10)) as connection:
+            seq = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+            return int(seq), 0
+
+    @contextlib.contextmanager
+    def full(self, pid: int) -> Iterator[None]:
+        """ENOSPC where there is a file system to fill; else EFBIG, by the limit on how large a file may grow."""
+        if not self._is_mounted:
+            sizes = [path.stat().st_size for path in self._home.iterdir()]
+            was = resource.prlimit(pid, resource.RLIMIT_FSIZE, (max([4096, *sizes]) // 2, resource.RLIM_INFINITY))
+            try:
+                yield
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(pid, resource.RLIMIT_FSIZE, was)
+            return
+        ballast = self._home / "ballast"
+        disk = os.statvfs(self._home)
+        with ballast.open("wb") as file:
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, max(disk.f_bavail * disk.f_bsize - _LEFT_BYTES, 0))
+            try:
+                yield
+            finally:
+                ballast.unlink()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Somebody else has the file's write lock."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=5, isolation_level=None)) as other:
+            with contextlib.suppress(sqlite3.OperationalError):
+                other.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                if other.in_transaction:
+                    other.execute("ROLLBACK")
+                # This connection must not checkpoint when it closes: one process alone does that.
+                other.execute("PRAGMA wal_autocheckpoint = 0")
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """For a desk that is about to start: nothing can be written."""
+        if not self._is_mounted:
+            mode = self.path.stat().st_mode
+            self.path.chmod(0o400)
+            try:
+                yield
+            finally:
+                self.path.chmod(mode)
+            return
+        subprocess.run(["mount", "-o", "remount,ro", str(self._home)], check=True, capture_output=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["mount", "-o", "remount,rw", str(self._home)], check=True, capture_output=True)
+
+    def close(self) -> None:
+        """What the ledger was stays in the run's directory, for who looks into a failure."""
+        if not self._is_mounted:
+            return
+        kept = self._home.with_name("ledger-kept")
+        subprocess.run(["cp", "-a", str(self._home), str(kept)], check=False, capture_output=True)
+        for _ in range(50):
+            if subprocess.run(["umount", str(self._home)], check=False, capture_output=True).returncode == 0:
+                return
+            time.sleep(0.1)
+        subprocess.run(["umount", "--lazy", str(self._home)], check=False, capture_output=True)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def desk_env(run_dir: Path, broker: Broker, limits: Limits, ports: tuple[int, int]) -> dict[str, str]:
+    """The desk as its users know it, but that every patience is short."""
+    return {
+        "DESK_RUN_DIR": str(run_dir),
+        "PORT": str(ports[0]),
+        "GRPC_PORT": str(ports[1]),
+        "DESK_BROKER": "alpaca",
+        "APCA_API_KEY_ID": broker.key,
+        "APCA_API_SECRET_KEY": broker.secret,
+        "APCA_API_BASE_URL": broker.url,
+        "DESK_ALPACA_STREAM_URL": broker.stream_url,
+        "DESK_ALPACA_TIMEOUT_S": "1",
+        "DESK_LOOKUP_LAG_S": "2",
+        "DESK_RESEND_S": "4",
+        "DESK_POLL_S": "1",
+        "DESK_POLL_IN_DOUBT_S": "0.3",
+        "DESK_RECONCILE_S": "2",
+        "DESK_GRACE_S": "4",
+        "DESK_LEASE_S": "2",
+        "DESK_DRAIN_S": "2",
+        "DESK_FEED": "walk",
+        "DESK_WALK_SYMBOLS": ",".join(SYMBOLS),
+        "DESK_WALK_LINES_PER_S": "100",
+        "DESK_ALLOTMENT": str(limits.allotment),
+        "DESK_QTY_MAX": str(limits.qty_max),
+        "DESK_NOTIONAL_USD_MAX": str(limits.notional_max),
+        "DESK_OPEN_ORDERS_MAX": str(limits.open_orders_max),
+        "DESK_ORDERS_PER_MINUTE_MAX": "60000",
+    }

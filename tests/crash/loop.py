@@ -1,0 +1,220 @@
+"""A run: epochs dealt from one seed, two at a time where wanted, and the report of what they came to."""
+
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.alpaca.faults import FAULTS
+from tests.crash.board import POINTS
+from tests.crash.broker import Broker
+from tests.crash.desks import Zygote
+from tests.crash.epoch import Epoch, Outcome, faults_of
+from tests.crash.ground import Database, Sqlite
+from tests.crash.invariants import INVARIANTS
+
+ACTS = (
+    "kill",
+    "kill_at_point",
+    "stop_and_go_on",
+    "sigterm",
+    "second_server",
+    "second_server_while_first_is_stopped",
+    "disk_full",
+    "database_locked",
+    "read_only",
+    "clock_step",
+    "broker_silent",
+    "streams_cut",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    kills: int
+    seed: str
+    ledger: str = "sqlite"
+    epoch_kills: int = 60
+    jobs: int = 1
+    mutant: str = ""
+    pause_s: float = 0.08
+    nice: int = 0
+    # Stop at the first epoch that breaks an invariant.
+    first_only: bool = False
+    only_epoch: int | None = None
+    keep: bool = False
+
+
+@dataclass(slots=True)
+class Run:
+    plan: Plan
+    directory: Path
+    seconds: float = 0.0
+    epochs: list[Outcome] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        return sum(outcome.kills for outcome in self.epochs)
+
+    @property
+    def violations(self) -> list[tuple[int, str]]:
+        return [one for outcome in self.epochs for one in outcome.violations]
+
+    def total(self, name: str) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for outcome in self.epochs:
+            for key, count in getattr(outcome, name).items():
+                counts[key] += count
+        return counts
+
+    def never(self) -> list[str]:
+        """Faults, acts and kill points of which there was none."""
+        points = [point for point in POINTS if not (point.startswith("in_") and self.plan.ledger != "sqlite")]
+        if self.plan.ledger != "sqlite":
+            points.remove("mid_migration")
+        wanted = [(self.total("faults"), FAULTS), (self.total("acts"), ACTS), (self.total("points"), points)]
+        return [name for counts, names in wanted for name in names if not counts[name]]
+
+
+class _Worker(threading.local):
+    """What a thread keeps between its epochs."""
+
+    zygote: Zygote | None = None
+    broker: Broker | None = None
+
+
+def run(plan: Plan) -> Run:
+    result = Run(plan, Path(tempfile.mkdtemp(prefix="desk-crash-")))
+    began = time.monotonic()
+    worker = _Worker()
+    opened: list[Zygote | Broker] = []
+    stop = threading.Event()
+
+    def one(number: int, kills: int) -> Outcome | None:
+        if stop.is_set():
+            return None
+        if worker.zygote is None or worker.broker is None:
+            worker.zygote = Zygote(result.directory / "zygote.log", plan.nice)
+            worker.broker = Broker(1, result.directory / "broker.log")
+            opened.extend((worker.zygote, worker.broker))
+        outcome = _epoch(plan, number, kills, result.directory, zygote=worker.zygote, broker=worker.broker)
+        if outcome.violations and plan.first_only:
+            stop.set()
+        return outcome
+
+    with ThreadPoolExecutor(plan.jobs) as pool:
+        waiting = {pool.submit(one, number, kills): number for number, kills in _deal(plan)}
+        for future in as_completed(waiting):
+            try:
+                outcome = future.result()
+            except Exception as error:
+                result.failed.append((waiting[future], f"{type(error).__name__}: {error}"))
+                stop.set()
+                continue
+            if outcome is not None:
+                result.epochs.append(outcome)
+                print(_line(waiting[future], outcome), flush=True)
+    for each in opened:
+        each.close()
+    result.seconds = time.monotonic() - began
+    if not (result.violations or result.failed or plan.keep):
+        shutil.rmtree(result.directory, ignore_errors=True)
+    return result
+
+
+def _deal(plan: Plan) -> Iterator[tuple[int, int]]:
+    """(number, kills) of each epoch."""
+    left, number = plan.kills, 0
+    while left > 0:
+        if plan.only_epoch in (None, number):
+            yield number, min(left, plan.epoch_kills)
+        left -= plan.epoch_kills
+        number += 1
+
+
+def _epoch(plan: Plan, number: int, kills: int, root: Path, *, zygote: Zygote, broker: Broker) -> Outcome:
+    chance = random.Random(f"{plan.seed}/{number}")
+    epochs = -(-plan.kills // plan.epoch_kills)
+    directory = root / f"epoch-{number}"
+    directory.mkdir()
+    acts, faults = list(ACTS), list(FAULTS)
+    random.Random(plan.seed).shuffle(acts)
+    database = _database(plan, directory)
+    try:
+        epoch = Epoch(
+            directory,
+            f"{plan.seed}/{number}",
+            zygote=zygote,
+            broker=broker,
+            database=database,
+            mutant=plan.mutant,
+            pause_s=plan.pause_s,
+        )
+        outcome = epoch.run(kills, acts[number::epochs], faults_of(chance, faults), faults[number::epochs])
+    finally:
+        database.close()
+    if outcome.violations:
+        lines = [f"{number} {INVARIANTS[number].__doc__}\n    {breach}\n" for number, breach in outcome.violations]
+        (directory / "violations.txt").write_text("".join(lines))
+    elif not plan.keep:
+        shutil.rmtree(directory, ignore_errors=True)
+    return outcome
+
+
+def _database(plan: Plan, directory: Path) -> Database:
+    if plan.ledger == "postgres":
+        from tests.crash.postgres import Postgres  # noqa: PLC0415  (its driver may be missing)
+
+        return Postgres(directory)
+    return Sqlite(directory / "run")
+
+
+def _line(number: int, outcome: Outcome) -> str:
+    return (
+        f"epoch {number}: {outcome.kills} kills, {outcome.requests} requests, {outcome.orders} orders, "
+        f"{outcome.fills} fills, {outcome.events} events, at rest after {outcome.heal_s:.1f} s, "
+        f"zero open {outcome.zero_s:.1f} s after the halt, {len(outcome.violations)} violations"
+    )
+
+
+def report(result: Run) -> str:
+    """For people: what was done, what held, what did not."""
+    plan, lines = result.plan, []
+    for title, name in (("Faults of the broker", "faults"), ("Acts", "acts"), ("Kill points", "points")):
+        counts = result.total(name)
+        lines.append(f"{title}:")
+        lines += [f"  {key:40} {counts[key]}" for key in sorted(counts)]
+    if ends := result.total("ends"):
+        lines.append(f"Desks that ended by themselves: {dict(ends)}")
+    broken = Counter(number for number, _ in result.violations)
+    lines.append("Invariants:")
+    for number, check in INVARIANTS.items():
+        verdict = f"BROKEN {broken[number]} times" if broken[number] else "holds"
+        lines.append(f"  {(check.__doc__ or '').strip():100} {verdict}")
+    lines += [f"  {number}: {breach}" for number, breach in result.violations[:40]]
+    lines += [f"epoch {number} failed: {why}" for number, why in result.failed]
+    totals = {
+        name: sum(getattr(outcome, name) for outcome in result.epochs)
+        for name in ("kills", "requests", "replayed", "orders", "fills", "events")
+    }
+    heal_s = max((outcome.heal_s for outcome in result.epochs), default=0.0)
+    zero_s = max((outcome.zero_s for outcome in result.epochs), default=0.0)
+    lines.append(
+        f"{totals['kills']} kills, {totals['requests']} requests, {totals['replayed']} replays, "
+        f"{totals['orders']} orders at the broker, {totals['fills']} fills, {totals['events']} events, "
+        f"{len(result.violations)} violations, at rest within {heal_s:.1f} s, no open order {zero_s:.1f} s after a halt"
+    )
+    lines.append(
+        f"ledger {plan.ledger}, {len(result.epochs)} epochs, {result.seconds:.0f} s, seed {plan.seed}"
+        + (f", mutant {plan.mutant}" if plan.mutant else "")
+    )
+    if result.directory.exists():
+        lines.append(f"All logs are in {result.directory}")
+    return "\n".join(lines)

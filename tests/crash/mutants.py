@@ -1,0 +1,5 @@
+"""stub"""
+
+
+def apply(name: str) -> None:
+    raise KeyError(name)

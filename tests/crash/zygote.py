@@ -1,0 +1,90 @@
+"""Imports the desk once, then forks it on request: `python -m tests.crash.zygote`, lines of JSON in and out.
+
+    in   {"number": 3, "env": {…}, "log": path, "board": path, "witness": path, "mutant": ""}
+    out  {"number": 3, "pid": 4711}    {"exit": 4711, "code": 0}   (code: minus the signal, where one killed it)
+
+The zygote has one thread and no sockets, so that what it forks is as good as started anew. It ends, and every desk
+with it, when its standard input does.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+_children: set[int] = set()
+
+
+def main() -> None:
+    from tests.crash import child  # noqa: PLC0415  (this import is the cost that forking saves)
+
+    assert threading.active_count() == 1, threading.enumerate()
+    signal.signal(signal.SIGCHLD, _reap)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    _say({"zygote": os.getpid()})
+    while line := sys.stdin.readline():
+        _fork(json.loads(line), child)
+    for pid in list(_children):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _fork(order: dict[str, Any], child: Any) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    pid = os.fork()
+    if pid:
+        _children.add(pid)
+        _say({"number": order["number"], "pid": pid})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        return
+    code = 70
+    try:
+        _become_desk(order)
+        code = child.run(order["number"], Path(order["board"]), Path(order["witness"]), order["mutant"])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        import traceback  # noqa: PLC0415
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _become_desk(order: dict[str, Any]) -> None:
+    for number in (signal.SIGCHLD, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(order["env"])
+
+
+def _reap(*_: object) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        _children.discard(pid)
+        _say({"exit": pid, "code": os.waitstatus_to_exitcode(status)})
+
+
+def _say(what: dict[str, Any]) -> None:
+    os.write(1, json.dumps(what).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
