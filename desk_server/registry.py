@@ -121,6 +121,10 @@ class Registry:
             )
         return known.identity
 
+    def is_revoked(self, token_id: str) -> bool:
+        """Of a token that has been issued."""
+        return self._tokens[token_id].revoked
+
     def revocation(self, token_id: str) -> asyncio.Event:
         """Set when the token is revoked: long-lived streams end then. Share it, do not clear it."""
         if self._tokens[token_id].revoked:

@@ -21,6 +21,10 @@ class TokenBook(Protocol):
         """Raises DeskError UNAUTHENTICATED."""
         ...
 
+    def is_revoked(self, token_id: str) -> bool:
+        """Whether a token that was good once is not any more."""
+        ...
+
 
 class Door:
     """Decides who asks. `live` is the broker's: a live account never takes a name on trust."""
@@ -50,6 +54,10 @@ class Door:
                 "X-User-ID is not the user of this token: leave the header out, or use that user's own token",
             )
         return who
+
+    def stands(self, who: Identity) -> bool:
+        """Whether `who`, whom this door has identified, would still be by the same credential."""
+        return not who.token_id or not self._tokens.is_revoked(who.token_id)
 
 
 def is_local(peer: str) -> bool:

@@ -40,6 +40,10 @@ _ids_prefix = secrets.token_hex(4).encode()
 log = structlog.get_logger("desk.http")
 
 
+# What every answer has, of `Answer.headers`: an answer with more says something unusual.
+USUAL_HEADERS = 3
+
+
 class Answer(NamedTuple):
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -61,6 +65,15 @@ class Head:
     ambiguous: bool = False
     host: str = ""
     origin: str = ""
+    # Whether the caller named the request; else the desk does, each anew.
+    is_named: bool = False
+    # Who asks, once it has been found out; on a connection that repeats its headers it need not be again.
+    who: Identity | None = None
+
+    def again(self) -> None:
+        """The same headers have come once more, with another request."""
+        if not self.is_named:
+            self.request_id = new_request_id()
 
     @property
     def sends_protobuf(self) -> bool:
@@ -103,8 +116,8 @@ def head_of(headers: Headers) -> Head:
             head.origin = value.decode("latin-1")
         elif name in _ODD:
             head.odd = True
-    if not head.request_id:
-        head.request_id = new_request_id()
+    head.is_named = bool(head.request_id)
+    head.again()
     return head
 
 
@@ -112,11 +125,17 @@ async def answered(head: Head, work: Awaitable[Message], status: int = HTTPStatu
     """The work's result or error as an answer; never raises but CancelledError."""
     try:
         return answer_of(head, await work, status)
-    except DeskError as error:
+    except Exception as error:  # the boundary of a request
+        return failure(head, error)
+
+
+def failure(head: Head, error: Exception) -> Answer:
+    """The answer where a request ended with `error`: what nobody foresaw is logged, and the caller told no more
+    than the request's id. Call it where the error is handled."""
+    if isinstance(error, DeskError):
         return refusal(head, error)
-    except Exception:  # the boundary of a request: logged, and the caller told no more than the request's id
-        log.exception("request failed")
-        return refusal(head, errors.internal(head.request_id.decode()))
+    log.exception("request failed")
+    return refusal(head, errors.internal(head.request_id.decode()))
 
 
 def answer_of(head: Head, message: Message, status: int = HTTPStatus.OK) -> Answer:
@@ -168,7 +187,15 @@ def start_log(head: Head) -> None:
 
 
 def identify(door: Door, head: Head, peer: str) -> Identity:
-    """Raises DeskError UNAUTHENTICATED or FORBIDDEN."""
+    """Raises DeskError UNAUTHENTICATED or FORBIDDEN. `head` is of one connection, whose peer does not change."""
+    who = head.who
+    if who is None or not door.stands(who):
+        who = head.who = _identify(door, head, peer)
+    logs.bind(user=who.user, deployment_id=who.deployment_id)
+    return who
+
+
+def _identify(door: Door, head: Head, peer: str) -> Identity:
     if head.ambiguous:
         raise DeskError(
             Code.UNAUTHENTICATED,
@@ -177,9 +204,7 @@ def identify(door: Door, head: Head, peer: str) -> Identity:
     if head.authorization is None and peer != UNIX_PEER and _may_be_a_web_page(head):
         # A page in a browser on this machine must not trade in the name of who looks at it.
         peer = ""
-    who = door.identify(head.authorization, head.user, peer)
-    logs.bind(user=who.user, deployment_id=who.deployment_id)
-    return who
+    return door.identify(head.authorization, head.user, peer)
 
 
 def _may_be_a_web_page(head: Head) -> bool:

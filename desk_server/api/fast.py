@@ -4,6 +4,10 @@ It takes only what is plain (`POST /order` or `/v1/orders` with a known length, 
 body); everything else, and every odd form of these, goes on to FastAPI unchanged. Both doors call the same
 handlers, so an answer is the same bytes by either; tests/api/test_doors.py proves it.
 
+A client that keeps its connection sends the same headers again and again, often byte for byte. What came in one
+piece is remembered by the bytes of its head; where they come again, between two requests and with as long a body,
+they mean the same again, and are not parsed anew.
+
 It also holds the limits that uvicorn leaves open for every request: the size of the headers, and the time that a
 request may take to arrive.
 """
@@ -31,31 +35,59 @@ HEADERS_MAX = 100
 ARRIVAL_S_MAX = 30.0
 # Of one uid over the unix socket.
 CONNECTIONS_MAX = 64
+# Heads that a connection remembers: one for each length of a body that its client sends.
+KNOWN_MAX = 16
+_HEAD_END = b"\r\n\r\n"
 _ORDER_URLS = {path.encode(): path for path in PATHS}
 _MARKET_URL = b"/v1/market/stream"
+
+
+class _Nothing:
+    def set(self) -> None:
+        """Nobody waits for a cycle of the fast door."""
 
 
 class Cycle:
     """One request on the fast door; named and shaped as uvicorn's own, which it stands beside in the pipeline."""
 
+    __slots__ = (
+        "body",
+        "disconnected",
+        "head",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "started",
+    )
+    message_event = _Nothing()
+
     def __init__(self, head: Head, keep_alive: bool) -> None:
         self.head = head
         self.keep_alive = keep_alive
-        self.body = bytearray()
+        self.body = b""
         self.more_body = True
         self.disconnected = False
         self.response_complete = False
-        self.message_event = _Nothing()
         self.started = False
 
 
 class OrderCycle(Cycle):
+    __slots__ = ("path",)
+
     def __init__(self, head: Head, keep_alive: bool, path: str) -> None:
         super().__init__(head, keep_alive)
         self.path = path
 
+    def again(self, body: bytes) -> None:
+        """The same request once more, but for its body: of a cycle that is over."""
+        self.head.again()
+        self.body = body
+        self.disconnected = self.response_complete = False
+
 
 class MarketCycle(Cycle):
+    __slots__ = ("query",)
+
     def __init__(self, head: Head, keep_alive: bool, query: bytes) -> None:
         super().__init__(head, keep_alive)
         self.query = query
@@ -66,11 +98,6 @@ def _ended() -> Cycle:
     cycle = Cycle(exchange.head_of([]), keep_alive=False)
     cycle.response_complete = True
     return cycle
-
-
-class _Nothing:
-    def set(self) -> None:
-        """Nobody waits for a cycle of the fast door."""
 
 
 class Outbox:
@@ -111,6 +138,14 @@ class DeskProtocol(HttpToolsProtocol):
         self._piece_bytes = 0
         self._stream: MarketStream | None = None
         self.waiting_since: float | None = self.loop.time()
+        # Nothing has come yet.
+        self._is_new = True
+        # Since when a connection that is kept has had nothing to do.
+        self.idle_since: float | None = None
+        # Requests that came in one piece and were answered, by the bytes of their heads.
+        self._known: dict[bytes, OrderCycle] = {}
+        # What has come last, where it began a request.
+        self._piece = b""
         self._uid: int | None = None
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family == socket.AF_UNIX:
@@ -138,12 +173,38 @@ class DeskProtocol(HttpToolsProtocol):
         return self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
+        cycle = self.cycle
+        if self.waiting_since is None and (cycle is None or cycle.response_complete):
+            # Between two requests: the parser waits for the first byte of one.
+            start = data.find(_HEAD_END) + len(_HEAD_END)
+            known = self._known.get(data[:start])
+            if known is not None and len(data) - start == known.head.content_length and not self.transport.is_closing():
+                known.again(data[start:])
+                self.cycle, self.idle_since = known, None  # type: ignore[assignment]
+                self._launch(known)
+                return
+            self._piece = data
+        else:
+            self._piece = data if self._is_new else b""
+        self._is_new = False
         self._piece_bytes = len(data)
+        self.idle_since = None
         super().data_received(data)
+        self._piece = b""
         if self._in_headers and self.parser is not None:
             self._header_bytes += len(data)
             if self._header_bytes > 2 * HEADER_BYTES_MAX:
                 self._refuse(_headers_too_large(), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _remember(self, cycle: OrderCycle) -> None:
+        """What has just come whole, if one piece was all of it and nothing else."""
+        piece, length = self._piece, cycle.head.content_length
+        start = piece.find(_HEAD_END) + len(_HEAD_END)
+        if not cycle.keep_alive or start < len(_HEAD_END) or len(piece) - start != length:
+            return
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        self._known[piece[:start]] = cycle
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -186,6 +247,8 @@ class DeskProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         cycle.more_body = False
+        if self._piece and isinstance(cycle, OrderCycle):
+            self._remember(cycle)
         if cycle.started and not cycle.response_complete:
             self._launch(cycle)
 
@@ -205,7 +268,10 @@ class DeskProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def time_out(self, now: float) -> None:
-        """Called by the server now and then: a request that trickles in gives its place up."""
+        """Called by the server now and then: who sends nothing, or a request that trickles in, gives the place up."""
+        if self.idle_since is not None and now - self.idle_since > self.timeout_keep_alive:
+            self.timeout_keep_alive_handler()
+            return
         if self.flow.read_paused or self.waiting_since is None:
             return
         if now - self.waiting_since > ARRIVAL_S_MAX:
@@ -251,7 +317,7 @@ class DeskProtocol(HttpToolsProtocol):
             task.add_done_callback(self.running.discard)
 
     async def _answer_order(self, cycle: OrderCycle) -> None:
-        answer = await self.orders.handle(cycle.path, cycle.head, bytes(cycle.body), self.peer)
+        answer = await self.orders.handle(cycle.path, cycle.head, cycle.body, self.peer)
         if self.flow.write_paused and not self.transport.is_closing():
             await self.flow.drain()
         self.outbox.put(self, cycle, answer)
@@ -259,23 +325,33 @@ class DeskProtocol(HttpToolsProtocol):
     def write(self, cycle: Cycle, answer: Answer) -> None:
         if self.transport.is_closing():
             return
-        closes = any(name == b"connection" for name, _ in answer.headers)
-        parts = [STATUS_LINE[answer.status]]
-        for name, value in self.server_state.default_headers + answer.headers:
-            parts += (name, b": ", value, b"\r\n")
-        if closes:
+        status, headers, body = answer
+        parts = [STATUS_LINE[status]]
+        parts += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        parts += [b"%b: %b\r\n" % header for header in headers]
+        if len(headers) > exchange.USUAL_HEADERS and any(name == b"connection" for name, _ in headers):
             cycle.keep_alive = False
         elif not cycle.keep_alive:
             parts.append(b"connection: close\r\n")
-        parts += (b"\r\n", answer.body)
+        parts += (b"\r\n", body)
         self.transport.write(b"".join(parts))
-        self._finish(cycle)
-
-    def _finish(self, cycle: Cycle) -> None:
         cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but that time is looked at now and then (`time_out`), without a timer for each request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self.idle_since = self.loop.time()
 
     def _open_stream(self, cycle: MarketCycle) -> None:
         """Hand the connection to the hub: from here on lines are written to it without any task of its own."""

@@ -3,7 +3,6 @@
 from http import HTTPStatus
 
 from desk.v1 import orders_pb2 as pb
-from google.protobuf.message import Message
 
 from desk_server.api import exchange
 from desk_server.api.auth import Door
@@ -25,11 +24,11 @@ class OrderRoute:
         if path == ORIGINAL_PATH and not head.content_type:
             head.content_type = exchange.PROTOBUF
         exchange.start_log(head)
-        answer = await exchange.answered(head, self._place(head, body, peer), HTTPStatus.CREATED)
+        try:
+            who = exchange.identify(self._door, head, peer)
+            message = exchange.message_of(head, body, pb.OrderRequest)
+            answer = exchange.answer_of(head, await self._verbs.place_order(who, message), HTTPStatus.CREATED)
+        except Exception as error:  # the boundary of a request
+            answer = exchange.failure(head, error)
         exchange.log.debug("http", method="POST", path=path, status=answer.status)
         return answer
-
-    async def _place(self, head: Head, body: bytes, peer: str) -> Message:
-        who = exchange.identify(self._door, head, peer)
-        message = exchange.message_of(head, body, pb.OrderRequest)
-        return await self._verbs.place_order(who, message)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,37 +38,37 @@ _NO_LINE = LineInHand()
 
 def order_request(m: orders_pb2.OrderRequest) -> OrderRequest:
     """Each field on its own; `rules.check` says which combinations are orders. Raises DeskError INVALID."""
+    symbol = _symbol(m.symbol)
+    side = _SIDES.get(m.side) or _word(Side, m.side, "side")
     return OrderRequest(
-        symbol=rules.symbol_of(m.symbol),
-        side=_word(Side, m.side, "side"),
-        type=_word(OrderType, m.order_type, "order_type", OrderType.MARKET),
-        time_in_force=_word(TimeInForce, m.time_in_force, "time_in_force", TimeInForce.DAY),
-        qty=_number(m.qty, "qty"),
-        notional=_number(m.notional, "notional"),
-        limit_price=_number(m.limit_price, "limit_price"),
-        stop_price=_number(m.stop_price, "stop_price"),
-        trail_price=_number(m.trail_price, "trail_price"),
-        trail_percent=_number(m.trail_percent, "trail_percent"),
-        extended_hours=m.extended_hours,
-        order_class=_word(OrderClass, m.order_class, "order_class", OrderClass.SIMPLE),
-        take_profit=_required(m.take_profit.limit_price, "take_profit.limit_price")
-        if m.HasField("take_profit")
-        else None,
-        stop_loss=_stop_loss(m.stop_loss) if m.HasField("stop_loss") else None,
-        request_id=m.request_id,
-        line=_line(m.line) if m.HasField("line") else _NO_LINE,
-        notes=dict(m.notes) if m.notes else {},
+        symbol,
+        side,
+        _TYPES.get(m.order_type) or _word(OrderType, m.order_type, "order_type"),
+        _TIMES.get(m.time_in_force) or _word(TimeInForce, m.time_in_force, "time_in_force"),
+        _number(text, "qty") if (text := m.qty) else None,
+        _number(text, "notional") if (text := m.notional) else None,
+        _number(text, "limit_price") if (text := m.limit_price) else None,
+        _number(text, "stop_price") if (text := m.stop_price) else None,
+        _number(text, "trail_price") if (text := m.trail_price) else None,
+        _number(text, "trail_percent") if (text := m.trail_percent) else None,
+        m.extended_hours,
+        _CLASSES.get(m.order_class) or _word(OrderClass, m.order_class, "order_class"),
+        _required(m.take_profit.limit_price, "take_profit.limit_price") if m.HasField("take_profit") else None,
+        _stop_loss(m.stop_loss) if m.HasField("stop_loss") else None,
+        m.request_id,
+        _line(m.line) if m.HasField("line") else _NO_LINE,
+        dict(m.notes) if m.notes else {},
     )
 
 
 def order_change(m: orders_pb2.ReplaceOrderRequest) -> OrderChange:
     """Raises DeskError INVALID."""
     return OrderChange(
-        qty=_number(m.qty, "qty"),
+        qty=_optional(m.qty, "qty"),
         time_in_force=_word(TimeInForce, m.time_in_force, "time_in_force") if m.time_in_force else None,
-        limit_price=_number(m.limit_price, "limit_price"),
-        stop_price=_number(m.stop_price, "stop_price"),
-        trail=_number(m.trail, "trail"),
+        limit_price=_optional(m.limit_price, "limit_price"),
+        stop_price=_optional(m.stop_price, "stop_price"),
+        trail=_optional(m.trail, "trail"),
         request_id=m.request_id,
     )
 
@@ -75,20 +76,22 @@ def order_change(m: orders_pb2.ReplaceOrderRequest) -> OrderChange:
 def answer(order: Order, legs: Iterable[Order] = ()) -> orders_pb2.OrderResponse:
     """The answer to an order that stands."""
     shown = _order_fields(order, legs)
-    return orders_pb2.OrderResponse(
-        status="success",
-        order_id=shown["order_id"],
-        message=_ANSWERS.get(shown["status"], "the order is with the desk; its status says how it stands"),
-        symbol=shown["symbol"],
-        qty=shown.get("qty"),
-        side=shown["side"],
-        filled_qty=shown["filled_qty"],
-        order_status=shown["status"],
-        code=order.code,
-        limit=order.limit,
-        observed=order.observed,
-        order=shown,
-    )
+    status = shown["status"]
+    fields = {
+        "status": "success",
+        "order_id": order.order_id,
+        "message": _ANSWERS.get(status, "the order is with the desk; its status says how it stands"),
+        "symbol": shown["symbol"],
+        "side": shown["side"],
+        "filled_qty": shown["filled_qty"],
+        "order_status": status,
+        "order": shown,
+    }
+    if "qty" in shown:
+        fields["qty"] = shown["qty"]
+    if order.code:
+        fields |= {"code": order.code, "limit": order.limit, "observed": order.observed}
+    return orders_pb2.OrderResponse(**fields)
 
 
 _ANSWERS = {
@@ -131,12 +134,20 @@ def _order_fields(order: Order, legs: Iterable[Order] = ()) -> dict[str, Any]:
         "created_at": created_at,
         "updated_at": created_at if order.updated_at is order.created_at else time_text(order.updated_at),
     }
-    for name in _AMOUNTS:
-        if (amount := getattr(request, name)) is not None:
-            fields[name] = decimal_text(amount)
-    for name in _RARE:
-        if value := getattr(order, name):
-            fields[name] = value
+    if request.qty is not None:
+        fields["qty"] = decimal_text(request.qty)
+    if request.limit_price is not None:
+        fields["limit_price"] = decimal_text(request.limit_price)
+    if request.type not in _PLAIN or request.qty is None:
+        for name in _AMOUNTS:
+            if (amount := getattr(request, name)) is not None:
+                fields[name] = decimal_text(amount)
+    if order.message or order.code:
+        fields["code"], fields["message"] = order.code, order.message
+    if order.replaces or order.replaced_by:
+        fields["replaces"], fields["replaced_by"] = order.replaces, order.replaced_by
+    if order.parent_id:
+        fields["parent_id"], fields["leg"] = order.parent_id, order.leg
     if order.filled_qty:
         fields["filled_avg_price"] = average_text(order.filled_avg_price)
     if request.extended_hours:
@@ -151,8 +162,8 @@ def _order_fields(order: Order, legs: Iterable[Order] = ()) -> dict[str, Any]:
     return fields
 
 
-_AMOUNTS = ("qty", "notional", "limit_price", "stop_price", "trail_price", "trail_percent")
-_RARE = ("code", "message", "replaces", "replaced_by", "parent_id", "leg")
+_PLAIN = (OrderType.LIMIT, OrderType.MARKET)
+_AMOUNTS = ("notional", "stop_price", "trail_price", "trail_percent")
 
 
 def fill_message(fill: Fill) -> orders_pb2.Fill:
@@ -197,11 +208,11 @@ def decimal_text(value: Decimal | None) -> str:
     if not value:
         return "" if value is None else "0"
     text = str(value)
+    if text.isdigit():
+        return text
     if "E" in text:
         text = format(value, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return text
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def average_text(value: Decimal | None) -> str:
@@ -219,8 +230,13 @@ def time_text(at: datetime | None) -> str:
     return text if at.microsecond else text[:-1] + ".000000Z"
 
 
-def _number(text: str, field: str) -> Decimal | None:
-    return rules.decimal_of(text, field) if text else None
+# Symbols and numbers come again: the newest are remembered. Errors are not.
+_symbol = lru_cache(4096)(rules.symbol_of)
+_number = lru_cache(16384)(rules.decimal_of)
+
+
+def _optional(text: str, field: str) -> Decimal | None:
+    return _number(text, field) if text else None
 
 
 def _required(text: str, field: str) -> Decimal:
@@ -232,7 +248,7 @@ def _required(text: str, field: str) -> Decimal:
 def _stop_loss(m: orders_pb2.StopLoss) -> StopLoss:
     return StopLoss(
         stop_price=_required(m.stop_price, "stop_loss.stop_price"),
-        limit_price=_number(m.limit_price, "stop_loss.limit_price"),
+        limit_price=_optional(m.limit_price, "stop_loss.limit_price"),
     )
 
 
@@ -243,9 +259,14 @@ def _line(m: orders_pb2.LineInHand) -> LineInHand:
 _WORDS: dict[type[StrEnum], dict[str, Any]] = {
     kind: {member.value: member for member in kind} for kind in (Side, OrderType, TimeInForce, OrderClass)
 }
+# What a field of an order may say, with what it means where it is left out.
+_SIDES: dict[str, Side] = _WORDS[Side]
+_TYPES: dict[str, OrderType] = {"": OrderType.MARKET, **_WORDS[OrderType]}
+_TIMES: dict[str, TimeInForce] = {"": TimeInForce.DAY, **_WORDS[TimeInForce]}
+_CLASSES: dict[str, OrderClass] = {"": OrderClass.SIMPLE, **_WORDS[OrderClass]}
 
 
-def _word(kind: type[E], text: str, field: str, default: E | None = None) -> E:
+def _word(kind: type[E], text: str, field: str) -> E:
     words = _WORDS[kind]
     member: E | None = words.get(text)
     if member is not None:
@@ -253,6 +274,4 @@ def _word(kind: type[E], text: str, field: str, default: E | None = None) -> E:
     known = ", ".join(words)
     if text:
         raise DeskError(Code.INVALID, f"{field} {quoted(text)} is none of {known}{nearest(text, words)}")
-    if default is None:
-        raise DeskError(Code.INVALID, f"{field} is required: one of {known}")
-    return default
+    raise DeskError(Code.INVALID, f"{field} is required: one of {known}")
