@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
-from desk_server.brokers import Ack, BrokerOrder
+from desk_server.brokers import Ack, BrokerOrder, What
 from desk_server.brokers.fills import Touch
 from desk_server.domain import ZERO, Order, OrderChange, OrderClass, OrderType, Side, TimeInForce
 
@@ -17,6 +17,13 @@ _NAMED = hashlib.sha1(_NAMESPACE, usedforsecurity=False)
 # The digit that a UUID has in the place of a hash's (RFC 9562: its two upper bits are 10).
 _VARIANT = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
 _OPEN = frozenset({"held", "accepted", "new", "partially_filled"})
+_ENDS = {
+    "filled": What.FILL,
+    "canceled": What.CANCELED,
+    "expired": What.EXPIRED,
+    "rejected": What.REJECTED,
+    "replaced": What.REPLACED,
+}
 _STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAILING_STOP})
 
 
@@ -160,6 +167,8 @@ class Resting:
             qty=self.qty,
             filled_qty=self.filled,
             legs=tuple(leg.shown() for leg in self.legs),
+            is_open=self.is_open,
+            end=_ENDS.get(self.status),
         )
 
 
