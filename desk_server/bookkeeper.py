@@ -2,19 +2,29 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import structlog
 
 from desk_server.book import Book
-from desk_server.brokers import BrokerEvent
+from desk_server.brokers import BrokerEvent, What
 from desk_server.clock import Clock
+from desk_server.domain import Order, OrderId, State
 from desk_server.errors import Code, DeskError
-from desk_server.events import AnyEvent, HouseExecuted, OrderIntended, ReplaceIntended
+from desk_server.events import (
+    AnyEvent,
+    Executed,
+    HouseExecuted,
+    OrderAccepted,
+    OrderIntended,
+    OrderReleased,
+    ReplaceIntended,
+)
 from desk_server.holds import Holds
 from desk_server.ledger import DuplicateEvent, Ledger, LedgerUnavailable, Stored
 from desk_server.registry import Registry
-from desk_server.settle import event_of
+from desk_server.settle import Booked, Unsettled, event_of
 from desk_server.updates import Update, UpdateLog
 
 log = structlog.get_logger(__name__)
@@ -23,6 +33,7 @@ log = structlog.get_logger(__name__)
 _UPDATES_PER_EVENT = 16
 _BROKER_EVENTS_WAITING = 10_000
 _BROKER_EVENTS_AT_ONCE = 500
+_GIVEN_UP = frozenset({State.REJECTED, State.NOT_SENT})
 # How long the last of them may take to be written when the desk closes.
 _LAST_WRITES_S = 5.0
 
@@ -41,7 +52,14 @@ class Bookkeeper:
         self.problem = ""
         # Why what the broker says is no longer written down, for which only a restart helps; "" when it is.
         self.failure = ""
+        # Told what cannot be settled without the broker's records (reconcile.py). Without it, as for a broker that
+        # has none, executions of orders that nobody here placed are the house's at once.
+        self.on_doubt: Callable[[Unsettled], None] | None = None
+        # When the first event was, and the newest.
+        self.first_at: datetime | None = None
+        self.last_at: datetime | None = None
         self._ledger = ledger
+        self._settling = asyncio.Lock()
         self._said: asyncio.Queue[BrokerEvent] = asyncio.Queue(_BROKER_EVENTS_WAITING)
         self._task: asyncio.Task[None] | None = None
 
@@ -86,29 +104,90 @@ class Bookkeeper:
         said = [await self._said.get()]
         while len(said) < _BROKER_EVENTS_AT_ONCE and not self._said.empty():
             said.append(self._said.get_nowait())
-        try:
-            await self.record_stubbornly(*self._events_of(said))
-        except DuplicateEvent:
-            for one in said:
-                await self._record_once(one)
+        await self.settle(said)
         for _ in said:
             self._said.task_done()
 
-    def _events_of(self, said: Sequence[BrokerEvent]) -> list[AnyEvent]:
-        events = [
-            event_of(
-                one, self.book.by_client_order_id(one.client_order_id), self.book.by_client_order_id(one.replaced_by)
-            )
-            for one in said
-        ]
-        for event in events:
-            if isinstance(event, HouseExecuted):
-                log.error("execution of an order that is nobody's: booked to the house", **_words(event))
-        return [event for event in events if event is not None]
+    async def settle(self, said: Sequence[BrokerEvent]) -> None:
+        """Write down what is new in this, exactly once, whoever says it and how often; done when it returns."""
+        async with self._settling:
+            batch: list[BrokerEvent] = []
+            for one in said:
+                # What is taken back must have been folded.
+                if one.what is What.BUSTED:
+                    await self._settle(batch)
+                    await self._settle([one])
+                    batch = []
+                else:
+                    batch.append(one)
+            await self._settle(batch)
 
-    async def _record_once(self, said: BrokerEvent) -> None:
+    async def record_checked(self, make: Callable[[], Sequence[AnyEvent]]) -> None:
+        """Record what `make` finds in the book, while nothing the broker says is being settled."""
+        async with self._settling:
+            await self.record_stubbornly(*make())
+
+    async def _settle(self, said: Sequence[BrokerEvent]) -> None:
+        doubts: list[Unsettled] = []
         try:
-            await self.record_stubbornly(*self._events_of([said]))
+            await self.record_stubbornly(*self._events_of(said, doubts))
+        except DuplicateEvent:
+            doubts = []
+            for one in said:
+                await self._record_once(one, doubts)
+        for doubt in doubts:
+            if self.on_doubt is not None:
+                self.on_doubt(doubt)
+            else:
+                log.error("what the broker said cannot be booked", reason=doubt.reason, said=str(doubt.said))
+
+    def _events_of(self, said: Sequence[BrokerEvent], doubts: list[Unsettled]) -> list[AnyEvent]:
+        """What is new. What cannot be booked goes to `doubts`."""
+        events: list[AnyEvent] = []
+        # Executions of this batch: the book does not have them yet.
+        pending: dict[str, list[Booked]] = {}
+        for one in said:
+            order = self._order_of(one)
+            if order is None and self.on_doubt is not None and not self.book.is_foreign(one.broker_order_id):
+                doubts.append(Unsettled(one, "no order of this desk is known under these names"))
+                continue
+            key = one.broker_order_id if order is None else order.order_id
+            booked = self._booked(one, order, pending.get(key, []))
+            event = event_of(one, order, self._replacement(one, order), booked)
+            if isinstance(event, Unsettled):
+                doubts.append(event)
+            elif event is not None:
+                events.append(event)
+                if isinstance(event, Executed | HouseExecuted):
+                    pending.setdefault(key, []).append(event)
+                _tell_alarms(event, order)
+        return events
+
+    def _order_of(self, said: BrokerEvent) -> Order | None:
+        """By the desk's own name, else (a leg, which the broker names as it likes) by the broker's."""
+        return self.book.by_client_order_id(said.client_order_id) or self.book.by_broker_order_id(said.broker_order_id)
+
+    def _replacement(self, said: BrokerEvent, order: Order | None) -> Order | None:
+        if said.what is not What.REPLACED and said.what is not What.REPLACE_REJECTED:
+            return None
+        named = self.book.by_client_order_id(said.replaced_by) or self.book.by_broker_order_id(said.new_broker_order_id)
+        if named is not None or said.replaced_by or order is None:
+            return named
+        return self.book.order(self.book.replacing.get(order.order_id, OrderId("")))
+
+    def _booked(self, said: BrokerEvent, order: Order | None, pending: list[Booked]) -> list[Booked]:
+        """The order's executions, where they are needed to tell whether this is news."""
+        if said.filled_qty is None and not said.broker_execution_id:
+            return pending
+        book = self.book
+        folded = (
+            book.executions_of_foreign(said.broker_order_id) if order is None else book.executions_of(order.order_id)
+        )
+        return [*folded, *pending]
+
+    async def _record_once(self, said: BrokerEvent, doubts: list[Unsettled]) -> None:
+        try:
+            await self.record_stubbornly(*self._events_of([said], doubts))
         except DuplicateEvent:
             log.info("the broker repeated an execution", execution_id=said.execution_id)
 
@@ -153,6 +232,9 @@ class Bookkeeper:
 
     def _fold(self, stored: Stored) -> None:
         event = stored.event
+        self.first_at = self.first_at or event.at
+        if self.last_at is None or event.at > self.last_at:
+            self.last_at = event.at
         if type(event) is OrderIntended or type(event) is ReplaceIntended:
             self.holds.drop(event.order.order_id)
             self.registry.count(event.order.deployment_id, orders=1)
@@ -164,6 +246,19 @@ class Bookkeeper:
             self.changes[change.word] += 1
             self.updates.publish(Update(seq, change.word, event.at, change.order, change.fill))
             seq += 1
+
+
+def _tell_alarms(event: AnyEvent, order: Order | None) -> None:
+    if isinstance(event, HouseExecuted):
+        log.error("execution of an order that is nobody's: booked to the house", **_words(event))
+    elif order is not None and order.state in _GIVEN_UP and isinstance(event, OrderAccepted | OrderReleased | Executed):
+        log.error(
+            "the broker has an order that was given up: it lives",
+            order_id=order.order_id,
+            user=order.user,
+            state=order.state,
+            message=order.message,
+        )
 
 
 def _words(event: HouseExecuted) -> dict[str, str]:
