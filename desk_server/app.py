@@ -1,14 +1,21 @@
 """The parts list: every part of the desk is made here, in the order in which data flows through them."""
 
 import asyncio
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
 
 from desk_server.bookkeeper import Bookkeeper
+from desk_server.brokers import Broker, BrokerRecords
+from desk_server.brokers.alpaca import Tuning
+from desk_server.brokers.alpaca.broker_api import AlpacaSubAccounts
+from desk_server.brokers.alpaca.trading import AlpacaBroker
 from desk_server.brokers.paper import PaperBroker, fill_model
 from desk_server.clock import Clock, SystemClock
 from desk_server.desk import Desk
+from desk_server.desk_toml import account_ids
+from desk_server.domain import Order, UserId
 from desk_server.feeds import Feed
 from desk_server.feeds.none import NoFeed
 from desk_server.feeds.replay import BadTapeFile, ReplayFeed
@@ -17,6 +24,7 @@ from desk_server.ledger import Ledger, LedgerUnavailable
 from desk_server.ledger.sqlite import SqliteLedger
 from desk_server.ledger.sqlite_file import verify
 from desk_server.market import Hub
+from desk_server.reconcile import Reconciler
 from desk_server.risk import Limits
 from desk_server.settings import Settings
 from desk_server.tape import Tape, TapeError
@@ -31,12 +39,29 @@ class App:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         run_dir = settings.run_dir
         self.settings = settings
+        # What only some brokers have: a memory that is the ledger's, a stream that can fail.
+        self._restores: list[Callable[[Iterable[Order]], None]] = []
+        self._stream_problems: list[Callable[[], str]] = []
+        # Users with an account of their own at the broker.
+        self._accounts: dict[UserId, str] = {}
         self.feed = _feed(settings)
         self.hub = Hub(Tape(run_dir / "tape", settings.tape_bytes_max), clock, settings.hub_lines_kept)
-        self.ledger: Ledger = SqliteLedger(ledger_path(settings))
+        self.ledger = _ledger(settings)
         self.keeper = Bookkeeper(self.ledger, clock)
-        self.broker = PaperBroker(self.feed.assets(), model=fill_model(settings), seed=settings.paper_seed, clock=clock)
-        self.hub.taps.append(self.broker.on_quote)
+        self.broker, records = self._broker(clock)
+        self.reconciler = Reconciler(
+            self.keeper,
+            self.broker,
+            records,
+            clock,
+            allotment=settings.allotment,
+            poll_s=settings.poll_s,
+            poll_in_doubt_s=settings.poll_in_doubt_s,
+            reconcile_s=settings.reconcile_s,
+            grace_s=settings.grace_s,
+            history_days=settings.history_days,
+            stream_problem=self._stream_problem,
+        )
         self.desk = Desk(
             keeper=self.keeper,
             broker=self.broker,
@@ -45,7 +70,14 @@ class App:
             limits=_limits(settings),
             throttle=Throttle(settings.orders_per_minute_max, clock),
             allotment=settings.allotment,
-            watched=(self._feed_problem,),
+            watched=(self._feed_problem, self._stream_problem),
+            records=records,
+            begin_comparing=self.reconciler.start,
+            uncompared=self.reconciler.problem,
+            freezes=self.reconciler.frozen,
+            soon=self.reconciler.soon,
+            account_of=self._account_of,
+            holds_wash_trades=settings.self_trade == "hold",
         )
         self._feeding: asyncio.Task[None] | None = None
         self._feed_failure = ""
@@ -53,7 +85,8 @@ class App:
     async def start(self) -> None:
         """Read the ledger, take the exchange's orders back from it, then let lines and orders in."""
         self.keeper.load()
-        self.broker.restore(self.keeper.book.orders.values())
+        for restore in self._restores:
+            restore(self.keeper.book.orders.values())
         await self.desk.start()
         await self.desk.registry.ensure_admin_token(self.settings.run_dir / "admin.token")
         self._feeding = asyncio.create_task(self._feed(), name="feed")
@@ -63,8 +96,56 @@ class App:
         if self._feeding:
             self._feeding.cancel()
             await asyncio.gather(self._feeding, return_exceptions=True)
+        await self.reconciler.close()
         await self.desk.close()
         self.hub.close()
+
+    def _broker(self, clock: Clock) -> tuple[Broker, BrokerRecords | None]:
+        """The broker, and what it tells to compare the books with. Imports a vendor's SDK only when it is chosen."""
+        settings = self.settings
+        match settings.broker:
+            case "paper":
+                paper = PaperBroker(
+                    self.feed.assets(), model=fill_model(settings), seed=settings.paper_seed, clock=clock
+                )
+                self.hub.taps.append(paper.on_quote)
+                self._restores.append(paper.restore)
+                return paper, None
+            case "alpaca":
+                shared = AlpacaBroker(
+                    settings.secret("alpaca_key_id"),
+                    settings.secret("alpaca_secret_key"),
+                    base_url=settings.broker_url,
+                    stream_url=settings.alpaca_stream_url,
+                    on_gap=self._compare_soon,
+                    clock=clock,
+                    tuning=_tuning(settings),
+                )
+                self._stream_problems.append(shared.stream_problem)
+                return shared, shared
+            case "alpaca-broker":
+                self._accounts = account_ids(settings.config_file or Path("desk.toml"))
+                accounts = AlpacaSubAccounts(
+                    settings.secret("alpaca_key_id"),
+                    settings.secret("alpaca_secret_key"),
+                    accounts=self._accounts,
+                    base_url=settings.broker_url,
+                    on_gap=self._compare_soon,
+                    clock=clock,
+                    tuning=_tuning(settings),
+                )
+                self._stream_problems.append(accounts.stream_problem)
+                return accounts, accounts
+
+    def _account_of(self, user: UserId) -> str:
+        """The user's account at the broker; "" where all share one."""
+        return self._accounts.get(user, "")
+
+    def _compare_soon(self) -> None:
+        self.reconciler.soon()
+
+    def _stream_problem(self) -> str:
+        return next((problem for look in self._stream_problems if (problem := look())), "")
 
     async def _feed(self) -> None:
         try:
@@ -100,6 +181,21 @@ def first_bad_event(settings: Settings) -> int | None:
     path = ledger_path(settings)
     path.stat()
     return verify(path)
+
+
+def _ledger(settings: Settings) -> Ledger:
+    return SqliteLedger(ledger_path(settings))
+
+
+def _tuning(settings: Settings) -> Tuning:
+    given_up_s = settings.alpaca_timeout_s
+    return Tuning(
+        connect_s=min(Tuning().connect_s, given_up_s),
+        read_s=min(Tuning().read_s, given_up_s),
+        request_s=given_up_s,
+        lookup_lag_s=settings.lookup_lag_s,
+        resend_s=settings.resend_s,
+    )
 
 
 def _feed(settings: Settings) -> Feed:

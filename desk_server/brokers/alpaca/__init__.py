@@ -20,7 +20,8 @@ class Tuning(Struct, frozen=True):
     """Seconds and sizes. The defaults suit the real Alpaca; tests shorten them.
 
     A request is given up after `request_s`, whatever it is doing, or when the other side says nothing for
-    `read_s`. `lookup_lag_s`: for how long a request that was given up may still land (Capabilities).
+    `read_s`. `lookup_lag_s`: for how long a request that was given up may still land, `resend_s` for how long
+    one that did not is sent again (Capabilities).
     `order_threads` send orders and replaces, `lookup_threads` cancels and lookups, `record_threads` the rest;
     `waiting_max` more may wait for each of the three, any further are refused with BrokerThrottled.
     The account is looked at every `check_s`, the list of assets every `assets_s`. Orders cannot be sent when no
@@ -35,6 +36,7 @@ class Tuning(Struct, frozen=True):
     read_s: float = 8.0
     request_s: float = 10.0
     lookup_lag_s: float = 60.0
+    resend_s: float = 60.0
     order_threads: int = 8
     lookup_threads: int = 4
     record_threads: int = 3

@@ -48,7 +48,9 @@ class AlpacaSubAccounts(AlpacaBase):
             clock,
             tuning,
         )
-        self.capabilities = Capabilities(name="alpaca-broker", live=is_live(base_url), lookup_lag_s=tuning.lookup_lag_s)
+        self.capabilities = Capabilities(
+            name="alpaca-broker", live=is_live(base_url), lookup_lag_s=tuning.lookup_lag_s, resend_s=tuning.resend_s
+        )
         self._accounts = {
             name: Account(self.rest, self.updates, path=f"/trading/accounts/{name}", name=name)
             for name in sorted(set(accounts.values()))

@@ -48,7 +48,11 @@ class AlpacaBroker(AlpacaBase):
             tuning,
         )
         self.capabilities = Capabilities(
-            name="alpaca", live=is_live(base_url), wash_trades_refused=True, lookup_lag_s=tuning.lookup_lag_s
+            name="alpaca",
+            live=is_live(base_url),
+            wash_trades_refused=True,
+            lookup_lag_s=tuning.lookup_lag_s,
+            resend_s=tuning.resend_s,
         )
         self._account = Account(self.rest, self.updates)
         self.stream = TradeStream(
