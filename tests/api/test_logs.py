@@ -62,7 +62,11 @@ def test_lines_carry_the_ids_at_hand(written):
 
 def test_orders_and_refusals_are_logged_with_their_ids(tmp_path):
     """One line each: who asked, which request, which order, how it stands or why it was refused."""
-    env = {"DESK_RUN_DIR": str(tmp_path), "PORT": "0", "GRPC_PORT": "0", "DESK_TRUST_USER_HEADER": "1"}
+    env = {
+        **{"DESK_RUN_DIR": str(tmp_path), "PORT": "0", "GRPC_PORT": "0"},
+        # One symbol, so that the first line makes it ready.
+        **{"DESK_TRUST_USER_HEADER": "1", "DESK_WALK_SYMBOLS": "AAPL"},
+    }
     log = tmp_path / "log"
     with log.open("wb") as file:
         server = subprocess.Popen([sys.executable, "-m", "desk_server"], env=env, stderr=file, cwd=PROJECT)
