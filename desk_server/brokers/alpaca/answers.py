@@ -20,7 +20,7 @@ _DEFINITIVE = frozenset({400, 403, 422})
 _RETRY_S_DEFAULT, _RETRY_S_MIN, _RETRY_S_MAX = 3.0, 0.1, 65.0
 _MESSAGE_MAX = 300
 # Ids of orders, which may be other people's: UUIDs, and the desk's own names.
-_IDS = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\bd1\.[^\s\"',;]+")
+_IDS = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\bd1\.[A-Za-z0-9_.-]*[A-Za-z0-9_-]")
 
 
 class NoAnswer(Exception):
