@@ -146,7 +146,7 @@ def draft(body: Mapping[str, Any], assets: Mapping[str, Asset], now: datetime) -
         raise bad("client_order_id must be no more than 128 characters")
     take_profit, stop_loss = body.get("take_profit") or {}, body.get("stop_loss") or {}
     limit = _price(body, "limit_price", asset)
-    if order_class == "oco" and limit is None:
+    if order_class == "oco" and kind == "limit" and limit is None:
         limit = _price(take_profit, "limit_price", asset)
     drafted = Draft(
         asset=asset,
