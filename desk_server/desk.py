@@ -31,6 +31,7 @@ from desk_server.brokers import (
     BrokerRejected,
     BrokerThrottled,
     BrokerUnknown,
+    What,
 )
 from desk_server.clock import Clock
 from desk_server.domain import (
@@ -61,6 +62,7 @@ from desk_server.drafts import (
 )
 from desk_server.errors import TRANSIENT, Code, DeskError
 from desk_server.events import (
+    AnyEvent,
     CancelRequested,
     HaltSet,
     OrderAccepted,
@@ -441,16 +443,21 @@ class Desk:
         except Exception as surprise:
             log.exception("replacing an order failed in an unknown way", order_id=new.order_id)
             return await self._in_doubt(new.order_id, f"an unforeseen error: {surprise}")
-        await self.keeper.record_stubbornly(
+        now = self.clock.now()
+        events: list[AnyEvent] = [
             OrderReplaced(
-                at=self.clock.now(),
+                at=now,
                 order_id=old.order_id,
                 new_order_id=new.order_id,
                 broker_order_id=ack.broker_order_id,
                 qty=ack.qty,
                 status=ack.status,
             )
-        )
+        ]
+        if self.book.orders[old.order_id].cancel_requested:
+            # Who wanted the old order gone does not want what took its place.
+            events.append(CancelRequested(at=now, order_id=new.order_id, by="desk"))
+        await self.keeper.record_stubbornly(*events)
         return self._cancel_if_asked(new.order_id)
 
     async def _not_replaced(self, new: Order, code: str, message: str) -> Order:
@@ -469,7 +476,7 @@ class Desk:
         """A cancel (of the order or a leg) that came before the broker had the order is due now."""
         order = self.book.orders[order_id]
         for one in (order, *self.book.legs(order)):
-            if one.cancel_requested:
+            if one.cancel_requested and one.order_id not in self._being_canceled:
                 self._resolver.take(one.order_id)
         return order
 
@@ -496,11 +503,15 @@ class Desk:
                 await self.keeper.record(asked, ended)
             else:
                 await self.keeper.record(asked)
+            order = self.book.orders[order.order_id]
+            if order.state in (State.LIVE, State.HELD):
+                await self._cancel_now(order)
+            elif order.state is State.REPLACED:
+                self._resolver.cancel_heir(order)
+            elif order.state in (State.FILLED, State.EXPIRED, State.REJECTED):
+                raise _not_cancelable(order, f"it is already {order.status}")
         finally:
             self._being_canceled.discard(order.order_id)
-        order = self.book.orders[order.order_id]
-        if order.state in (State.LIVE, State.HELD):
-            await self._cancel_now(order)
         return self.shown(self.book.orders[order.order_id])
 
     async def _cancel_now(self, order: Order) -> None:
@@ -517,7 +528,7 @@ class Desk:
             self._resolver.take(order.order_id)
             with contextlib.suppress(BrokerUnknown, BrokerThrottled):
                 found = await self.broker.find(order)
-                if found is not None and not found.is_open:
+                if found is not None and not found.is_open and found.end is not What.REPLACED:
                     self.soon()
                     raise _not_cancelable(order, no.message) from no
         else:

@@ -98,8 +98,8 @@ class _Case:
         self.was_asked = False
         self.stuck_s = _STUCK_S
         self.look_at_s = 0.0
-        # The order took the place of one that was being cancelled.
-        self.inherits_cancel = False
+        # Whether a cancel is due, of the order or of what takes its place.
+        self.wants_cancel = False
 
 
 class Resolver:
@@ -131,6 +131,12 @@ class Resolver:
         self._unsent.add(order_id)
         self.take(order_id)
 
+    def cancel_heir(self, order: Order) -> None:
+        """It was replaced before it could be cancelled: nobody wants what took its place either."""
+        case = _Case(self._desk.clock.monotonic_s())
+        case.wants_cancel = True
+        self._take(OrderId(order.replaced_by), case)
+
     def look_after(self, order_id: OrderId) -> None:
         """The broker has granted a cancel: see to it that it is carried out."""
         if order_id not in self._tasks:
@@ -150,6 +156,7 @@ class Resolver:
         if order_id in self._tasks or self._is_closed:
             return
         case = case or _Case(self._desk.clock.monotonic_s())
+        case.wants_cancel = case.wants_cancel or self._order(order_id).cancel_requested
         self._tasks[order_id] = asyncio.create_task(self._until_known(order_id, case), name=f"resolve {order_id}")
 
     async def _until_known(self, order_id: OrderId, case: _Case) -> None:
@@ -188,7 +195,9 @@ class Resolver:
         for leg in self._desk.book.legs(order):
             if leg.cancel_requested:
                 self._take(leg.order_id)
-        if case.inherits_cancel and order.state.is_open and not order.cancel_requested:
+        if case.wants_cancel and order.state is State.REPLACED:
+            self.cancel_heir(order)
+        elif case.wants_cancel and order.state.is_open and not order.cancel_requested:
             await self._record(CancelRequested(at=self._desk.clock.now(), order_id=order.order_id, by="desk"))
             order = self._order(order.order_id)
         if order.cancel_requested and order.state in (State.LIVE, State.HELD):
@@ -373,7 +382,7 @@ class Resolver:
         return True
 
     def _watch(self, order_id: OrderId, case: _Case) -> None:
-        case.was_asked = True
+        case.was_asked = case.wants_cancel = True
         case.look_at_s = self._desk.clock.monotonic_s() + case.stuck_s
         case.stuck_s = min(case.stuck_s * 2, _LONGEST_STUCK_S)
         self._granted[order_id] = case
@@ -392,15 +401,12 @@ class Resolver:
 
     def _look_at_granted(self, order_id: OrderId, case: _Case, now_s: float) -> None:
         order = self._order(order_id)
-        if order.state is State.REPLACED:
-            # It was replaced before it could be cancelled: nobody wants what took its place either.
-            heir = _Case(now_s)
-            heir.inherits_cancel = True
-            self._take(OrderId(order.replaced_by), heir)
-        elif order.state.is_open and now_s < case.look_at_s:
+        if order.state.is_open and now_s < case.look_at_s:
             return
         del self._granted[order_id]
-        if order.state.is_open:
+        if order.state is State.REPLACED:
+            self.cancel_heir(order)
+        elif order.state.is_open:
             log.warning("cancel granted, not carried out: asking again", **_words(order))
             case.wait_s = _FIRST_WAIT_S
             self._take(order_id, case)

@@ -1,7 +1,7 @@
 """A whole desk without doors, on a real SQLite ledger, whose market moves when a test says so."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from desk_server.bookkeeper import Bookkeeper
-from desk_server.brokers import Ack, Broker, BrokerEvent, BrokerOrder, BrokerUnknown
+from desk_server.brokers import Ack, Broker, BrokerEvent, BrokerOrder, BrokerRejected, BrokerThrottled, BrokerUnknown
 from desk_server.brokers.fills import FillModel
 from desk_server.brokers.paper import PaperBroker
 from desk_server.clock import SystemClock
@@ -37,12 +37,15 @@ ASSETS = [
 @dataclass
 class FaultyBroker:
     """The paper exchange behind a wire that fails as told: "lost" before it arrives, "mute" after; "late" arrives
-    just before the next request. `gate` holds requests back, `gate_back` their answers."""
+    just before the next request, "throttled" is not looked at, "refused" is, "idle" is granted and not done.
+    `gate` holds requests back, `gate_back` their answers. `missing` lookups find nothing."""
 
     paper: PaperBroker
     faults: list[str] = field(default_factory=list)
     submits: list[str] = field(default_factory=list)
     find_faults: int = 0
+    missing: int = 0
+    finds: int = 0
     cancel_faults: list[str] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
@@ -71,6 +74,10 @@ class FaultyBroker:
         return await self._through(lambda: self.paper.replace(order, new, change), self.faults)
 
     async def find(self, order: Order) -> BrokerOrder | None:
+        self.finds += 1
+        if self.missing:
+            self.missing -= 1
+            return None
         if self.find_faults:
             self.find_faults -= 1
             raise BrokerUnknown("503")
@@ -93,6 +100,12 @@ class FaultyBroker:
             self.late = call
         if fault in ("lost", "late"):
             raise BrokerUnknown("the connection broke before the request was sent")
+        if fault == "throttled":
+            raise BrokerThrottled(0.2)
+        if fault == "refused":
+            raise BrokerRejected("42210000", "it cannot be done now")
+        if fault == "idle":
+            return None
         answer = await call()
         if self.gate_back:
             await self.gate_back.wait()
@@ -112,10 +125,12 @@ class DeskUnderTest:
         model: FillModel | None = None,
         seed: int = 1,
         wire: Callable[[PaperBroker], Broker] = FaultyBroker,
+        desk: Mapping[str, object] | None = None,
         **limits: object,
     ) -> None:
+        """`desk` are further arguments of Desk."""
         self.directory = directory
-        self.made_with = {"model": model, "seed": seed, "wire": wire, **limits}
+        self.made_with = {"model": model, "seed": seed, "wire": wire, "desk": desk, **limits}
         self.at = start_at
         clock = SystemClock()
         self.ledger = SqliteLedger(directory / "ledger" / "desk.db")
@@ -140,6 +155,7 @@ class DeskUnderTest:
             limits=Limits(**(chosen | limits)),
             throttle=Throttle(100_000, clock),
             allotment=Decimal(100_000),
+            **(desk or {}),
         )
 
     async def start(self) -> "DeskUnderTest":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from desk_server import risk
-from desk_server.domain import OrderRequest, OrderType, Quote, Side, Symbol
+from desk_server.domain import OrderClass, OrderRequest, OrderType, Quote, Side, StopLoss, Symbol
 from desk_server.errors import Code
 
 NOON = datetime(2026, 1, 5, 17, tzinfo=UTC)
@@ -84,9 +84,15 @@ REFUSALS = [
     (SELL, {"available": D(4)}, Code.NOT_OWNED),
     (SELL, {"position": D(0), "available": D(0)}, Code.NOT_OWNED),
     (BUY, {"position": D(-3), "available": D(-3)}, Code.NOT_OWNED),
+    (BUY, {"account_cash": D(500)}, Code.BUYING_POWER),
+    (BUY, {"meets": ""}, Code.SELF_TRADE),
+    (BUY, {"meets": "01J"}, Code.SELF_TRADE),
+    (BUY, {"meets": "01J", "may_wait": True}, Code.SELF_TRADE),
     (BUY, {"throttle_s": 1.5}, Code.THROTTLED),
     (BUY, {"open_orders": 5}, Code.OPEN_LIMIT),
     (BUY, {"halted": "the desk is halted"}, Code.HALTED),
+    (BUY, {"frozen": "AAPL differs"}, Code.NOT_READY),
+    (replace(SELL, order_class=OrderClass.BRACKET), {"frozen": "AAPL differs"}, Code.NOT_READY),
     (BUY, {"problems": ("the broker is away",)}, Code.NOT_READY),
 ]
 
@@ -103,6 +109,8 @@ ALL_WRONG = {
     "open_orders": 5,
     "halted": "halted",
     "problems": ("away",),
+    "meets": "",
+    "frozen": "AAPL differs",
     "throttle_s": 1.0,
     "buying_power": D(0),
     "position": D(-1),
@@ -117,10 +125,11 @@ PRECEDENCE = [
     (limit(BUY, "99"), {"now_s": 500.0}, Code.STALE_DATA),
     (BUY, {"position": D(0)}, Code.BUYING_POWER),
     (BUY, RICH, Code.NOT_OWNED),
-    (COVER, RICH, Code.THROTTLED),
-    (COVER, RICH | {"throttle_s": 0.0}, Code.OPEN_LIMIT),
-    (COVER, RICH | {"throttle_s": 0.0, "open_orders": 0}, Code.HALTED),
-    (COVER, RICH | {"throttle_s": 0.0, "open_orders": 0, "halted": ""}, Code.NOT_READY),
+    (COVER, RICH, Code.SELF_TRADE),
+    (COVER, RICH | {"meets": None}, Code.THROTTLED),
+    (COVER, RICH | {"meets": None, "throttle_s": 0.0}, Code.OPEN_LIMIT),
+    (COVER, RICH | {"meets": None, "throttle_s": 0.0, "open_orders": 0}, Code.HALTED),
+    (COVER, RICH | {"meets": None, "throttle_s": 0.0, "open_orders": 0, "halted": ""}, Code.NOT_READY),
 ]
 
 
@@ -128,6 +137,22 @@ PRECEDENCE = [
 def test_checks_decide_in_their_order(request_, facts, code):
     """With everything wrong, the first check of the list decides; mend that, and the next one does."""
     assert refusal(request_, **(ALL_WRONG | facts)).code is code
+
+
+def test_an_order_that_may_wait_is_approved_to_wait():
+    """Where it meets somebody else's order; and the checks behind still count."""
+    waits = risk.check(BUY, replace(FACTS, meets="", may_wait=True))
+    assert isinstance(waits, risk.Approved) and waits.waits
+    assert refusal(BUY, meets="", may_wait=True, open_orders=5).code is Code.OPEN_LIMIT
+
+
+def test_what_reduces_a_position_goes_while_a_symbol_is_frozen():
+    """Selling what is owned, covering what is short, and an OCO of exits."""
+    frozen = replace(FACTS, frozen="AAPL differs")
+    assert isinstance(risk.check(SELL, frozen), risk.Approved)
+    assert isinstance(risk.check(BUY, replace(frozen, position=D(-5), available=D(-5))), risk.Approved)
+    oco = replace(SELL, type=OrderType.LIMIT, order_class=OrderClass.OCO, take_profit=D(110), stop_loss=StopLoss(D(90)))
+    assert isinstance(risk.check(oco, frozen), risk.Approved)
 
 
 def test_refusals_carry_the_limit_and_what_was_observed():
