@@ -48,9 +48,9 @@ class Call(Struct, frozen=True):
         return rows, [row for place, entry in self.entries for row in posting_rows(before + 1 + place, entry)]
 
     def duplicate(self) -> DuplicateEvent:
-        return DuplicateEvent(f"already stored: one of {', '.join(self.keys())}")
+        return DuplicateEvent(f"already stored: one of {', '.join(self.dedupe_keys())}")
 
-    def keys(self) -> list[str]:
+    def dedupe_keys(self) -> list[str]:
         return [columns[4] for columns in self.columns if columns[4]]
 
 

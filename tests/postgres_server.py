@@ -1,0 +1,127 @@
+"""A real PostgreSQL for tests: a server of its own in a temporary directory, on a socket there, not run by root."""
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+IS_REQUIRED = os.environ.get("DESK_REQUIRE_POSTGRES") == "1"
+_numbers = itertools.count(1)
+
+
+def binaries() -> Path | None:
+    """The directory of initdb and postgres, of the newest version; None where there is none."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    found = [path.parent for path in versions]
+    if on_path := shutil.which("initdb"):
+        found.insert(0, Path(on_path).resolve().parent)
+    found = [path for path in found if (path / "postgres").exists()]
+    return found[-1] if found else None
+
+
+class Server:
+    """`start` and `stop` it, as often as a test likes; `new_database` gives the URL of an empty one."""
+
+    def __init__(self, directory: Path, bin_dir: Path) -> None:
+        self.directory = directory
+        self._bin = bin_dir
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user: dict[str, object] = {}
+        if os.geteuid() == 0:
+            name = "postgres" if _exists("postgres") else "nobody"
+            entry = pwd.getpwnam(name)
+            os.chown(directory, entry.pw_uid, entry.pw_gid)
+            self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        self._run("initdb", "-D", str(directory / "data"), "-U", "desk", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._bin / program, *arguments], cwd=self.directory, capture_output=True, text=True, **self._user
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def url(self, database: str) -> str:
+        return f"postgresql://desk@/{database}?host={self.directory}"
+
+    def start(self, **settings: object) -> None:
+        options = {"listen_addresses": "", "unix_socket_directories": self.directory, "max_connections": 50, **settings}
+        with (self.directory / "log").open("ab") as out:
+            self._process = subprocess.Popen(
+                [self._bin / "postgres", "-D", self.directory / "data"]
+                + [word for name, value in options.items() for word in ("-c", f"{name}={value}")],
+                cwd=self.directory,
+                stdout=out,
+                stderr=out,
+                **self._user,
+            )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                psycopg.connect(self.url("postgres")).close()
+                return
+            except psycopg.Error:
+                assert self._process.poll() is None, (self.directory / "log").read_text()
+                assert time.monotonic() < deadline, "PostgreSQL did not start within a minute"
+                time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT: cut every connection, end cleanly; SIGQUIT: as a crash, with recovery at the next start."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=60)
+            self._process = None
+
+    def pause(self) -> None:
+        """Every process of it stops where it is."""
+        self._signal_all(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):
+            os.kill(pid, number)
+
+    def new_database(self) -> str:
+        name = f"desk{next(_numbers)}"
+        self.sql("postgres", f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def sql(self, database: str, statement: str) -> list[tuple]:
+        """Of a database by its name, or by its URL."""
+        url = database if "://" in database else self.url(database)
+        with psycopg.connect(url, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def running(bin_dir: Path, **settings: object) -> Iterator[Server]:
+    """A new server, until the end of the block. Its directory's name is short: a socket's path has 107 characters."""
+    directory = Path(tempfile.mkdtemp(prefix="desk-pg-", dir="/tmp"))
+    server = Server(directory, bin_dir)
+    try:
+        server.start(**settings)
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
