@@ -47,7 +47,9 @@ in answers. An unknown field or name is answered 400 with a sentence. All are PO
                          the old line under a new id. (Alpaca documents the events, not the activities: an assumption.)
     /control/faults     {"seed"?: 7, "probabilities": {"503": 0.02, "*": 0.01}?, "params": {"slow_success":
                          {"delay_ms": [50, 400]}}?} probabilities are per matching request or event, and replace
-                         all earlier ones; "*" is every fault not named. At most one fault per request.
+                         all earlier ones; "*" is every fault not named, "half_open_tcp@event" that fault on that
+                         kind alone. At most one fault per request or event. A stream that went mute or froze
+                         stays so until it is reconnected or healed.
                          GET → the table: each fault's name, where it applies, what it does, its params and count
     /control/arm        {"fault": "accepted_then_dropped", "times": 1, "on": "submit"?, "client_order_id"?,
                          "prefix"?, "symbol"?, …params of that fault} the next `times` matching ones show it,

@@ -351,6 +351,8 @@ class Api:
             "trade_suspended_by_user": False,
             "created_at": stamp(account.created_ns),
         }
+        if account is not self.exchange.main:
+            body |= _broker_fields(account)
         return Reply(200, body)
 
     def _configurations(self, request: Request, _: str) -> Reply:
@@ -501,6 +503,23 @@ def _kind(method: str, rest: str) -> Kind:
         case ("GET", "account" | "accounts", True) if tail.startswith("activities"):
             return Kind.ACTIVITIES
     return Kind.READ
+
+
+def _broker_fields(account: Account) -> dict[str, Any]:
+    """What alpaca-py's BrokerClient demands of an account besides."""
+    cash = text(account.money.cash)
+    return {
+        "cash_withdrawable": cash,
+        "cash_transferable": cash,
+        "previous_close": stamp(account.created_ns),
+        "last_long_market_value": "0",
+        "last_short_market_value": "0",
+        "last_cash": text(account.money.last_equity),
+        "last_initial_margin": "0",
+        "last_regt_buying_power": text(account.money.last_equity),
+        "last_buying_power": text(account.money.last_equity),
+        "clearing_broker": "ALPACA_APCA",
+    }
 
 
 def _of(request: Request) -> Account:

@@ -194,7 +194,7 @@ class Controls:
                 "stage": fault.stage,
                 "says": fault.says,
                 "params": fault.params,
-                "probability": faults.probabilities.get(fault.name, 0),
+                "probability": {kind: faults.probability(fault.name, kind) for kind in fault.on},
                 "count": faults.counts[fault.name],
             }
             for fault in FAULTS.values()

@@ -191,22 +191,30 @@ class Faults:
         self._by_kind: dict[Kind, list[tuple[float, Fault]]] = {}
 
     def set_probabilities(self, wanted: Mapping[str, float], params: Mapping[str, Mapping[str, Any]]) -> None:
-        for name in [*wanted, *params]:
+        """`wanted` by fault, by fault@kind, and "*" for all that are not named."""
+        for name in wanted:
+            fault, _, kind = name.partition("@")
+            if name != "*" and kind and kind not in _known(fault).on:
+                raise Unknown(f"{fault} can be shown on {', '.join(FAULTS[fault].on)}; not on {kind!r}")
             if name != "*":
-                _known(name)
+                _known(fault)
         for name, given in params.items():
-            _check_params(FAULTS[name], given)
-        rest = float(wanted.get("*", 0))
-        self.probabilities = {name: float(wanted.get(name, rest)) for name in FAULTS}
+            _check_params(_known(name), given)
+        self.probabilities = dict(wanted)
         self._params = dict(params)
         self._by_kind = {kind: self._cumulated(kind) for kind in Kind}
 
+    def probability(self, name: str, kind: Kind) -> float:
+        wanted = self.probabilities
+        return float(wanted.get(f"{name}@{kind}", wanted.get(name, wanted.get("*", 0))))
+
     def _cumulated(self, kind: Kind) -> list[tuple[float, Fault]]:
         total, out = 0.0, []
-        for name, probability in self.probabilities.items():
-            if probability > 0 and kind in FAULTS[name].on:
+        for fault in FAULTS.values():
+            probability = self.probability(fault.name, kind) if kind in fault.on else 0
+            if probability > 0:
                 total += probability
-                out.append((total, FAULTS[name]))
+                out.append((total, fault))
         return out
 
     def arm(self, name: str, times: int, on: str | None, match: Mapping[str, str], params: Mapping[str, Any]) -> int:
