@@ -13,6 +13,7 @@ POINTS = (
     "before_post",
     "after_post",
     "before_ack_commit",
+    "in_ack_commit",
     "after_ack_commit",
     "before_fill_commit",
     "in_fill_commit",
@@ -20,7 +21,7 @@ POINTS = (
     "mid_migration",
 )
 _SIZE = 4096
-_ARMED, _COUNTDOWN, _READY, _CLOCK, _SENT, _HITS = 0, 8, 16, 24, 32, 64
+_ARMED, _COUNTDOWN, _READY, _CLOCK, _HITS = 0, 8, 16, 24, 64
 
 
 class Board:

@@ -126,11 +126,15 @@ def _watch_sqlite(points: Points) -> None:
         groups: frozenset[str] = frozenset()
 
         def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-            if sql.startswith("COMMIT"):
+            if sql == "COMMIT":
                 groups, self.groups = self.groups, frozenset()
                 for group in groups:
                     points.reach(f"in_{group}_commit")
-            elif sql.startswith(("BEGIN", "ROLLBACK")):
+                done = super().execute(sql, *parameters)
+                for group in groups:
+                    points.reach(f"after_{group}_commit")
+                return done
+            if sql in ("BEGIN IMMEDIATE", "ROLLBACK"):
                 self.groups = frozenset()
             elif "PRAGMA user_version =" in sql:
                 points.reach("mid_migration")

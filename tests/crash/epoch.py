@@ -70,13 +70,15 @@ class Epoch:
         self._ports = (free_port(), free_port())
         self._forgiven: set[int] = set()
         self._log = (directory / "acts.log").open("a")
+        # The clients' line of the last halt, where it came to that.
+        self._last_halt: list[dict[str, Any]] = []
 
     # For the executioner
 
     def spawn(self, *, second: bool = False) -> Desk:
         """Start a desk; it is the epoch's, unless it is a second one."""
         self._born += 1
-        run_dir = self.directory / "run"
+        run_dir = self.database.second_run_dir(self.directory) if second else self.directory / "run"
         env = desk_env(run_dir, self.broker, self.limits, (0, 0) if second else self._ports)
         desk = self.zygote.fork(
             self._born,
@@ -155,8 +157,11 @@ class Epoch:
         h = self._rest(healed)
         outcome.heal_s = time.monotonic() - healed
         self.note(f"at rest after {outcome.heal_s:.1f} s")
-        self._look(raw, h)
-        self._kill_switch(raw, clients, outcome)
+        try:
+            self._look(raw, h)
+            self._kill_switch(raw, clients, outcome)
+        except trading.NotDone as error:
+            self.notice(15, str(error))
         h.broker = self.broker.dump(whole=True)
         desk.signal(15)
         if not desk.ended(15.0):
@@ -200,7 +205,7 @@ class Epoch:
         body = {"scope": "desk", "name": "", "halted": True, "reason": "the end"}
         trading.until_answered(raw, "POST", "/v1/halts", body)
         halt = {"k": "halt", "at": time.time_ns(), "scope": "desk", "name": "", "halted": True, "asked_at": asked_at}
-        self._last_halt = halt
+        self._last_halt = [halt]
         since = time.monotonic()
         trading.until_answered(raw, "POST", "/v1/orders:cancel-all", {"user_id": "*"})
         while self._open_at_broker():
@@ -220,7 +225,7 @@ class Epoch:
         seen = History(limits=self.limits)
         self.database.read(seen)
         h.rows, h.postings, h.integrity = seen.rows, seen.postings, seen.integrity
-        h.said = [*read_lines(clients.logs), self._last_halt]
+        h.said = [*read_lines(clients.logs), *self._last_halt]
         h.witnessed = read_lines([self.directory / "witness.jsonl"])
         h.stopped = self.stopped
         h.noticed = self.noticed
@@ -239,4 +244,4 @@ def faults_of(chance: random.Random, names: list[str]) -> dict[str, Any]:
     """How likely each fault of the broker is in an epoch: some are common, some rare, some absent."""
     most = {"stream_silent": 0.003, "stream_disconnect": 0.003, "half_open_tcp": 0.006, "accepted_then_hang": 0.01}
     most |= {"manual_external_order": 0.01, "bust_and_correction": 0.01, "reject_later": 0.01}
-    return {name: chance.choice((0.0, 0.5, 1.0)) * most.get(name, 0.02) for name in names}
+    return {name: chance.choice((0.0, 0.5, 1.0)) * most.get(name, 0.015) for name in names}

@@ -29,6 +29,12 @@ class Database(ABC):
     @abstractmethod
     def env(self) -> dict[str, str]: ...
 
+    def second_run_dir(self, directory: Path) -> Path:
+        """A directory for a second desk, so that nothing but the ledger can tell it of the first."""
+        run_dir = directory / "second"
+        run_dir.mkdir(exist_ok=True)
+        return run_dir
+
     @abstractmethod
     def read(self, into: History) -> None: ...
 
@@ -64,6 +70,12 @@ class Sqlite(Database):
 
     def env(self) -> dict[str, str]:
         return {}
+
+    def second_run_dir(self, directory: Path) -> Path:
+        run_dir = super().second_run_dir(directory)
+        if not (run_dir / "ledger").exists():
+            (run_dir / "ledger").symlink_to(self._home)
+        return run_dir
 
     def read(self, into: History) -> None:
         read_sqlite(self.path, into)

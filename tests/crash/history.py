@@ -83,6 +83,18 @@ class History:
     def broker_orders(self) -> list[dict[str, Any]]:
         return [order for account in self.accounts for order in account["orders"]]
 
+    def arrivals(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(client_order_id, the broker's record) of every order and replacement that arrived there."""
+        for post in self.broker.get("posts", ()):
+            yield post["client_order_id"] or "", post
+        for change in self.broker.get("changes", ()):
+            if change["method"] == "PATCH":
+                try:
+                    body = json.loads(change["body"] or "{}")
+                except ValueError:
+                    continue
+                yield body.get("client_order_id") or "", change
+
     def executions(self) -> list[dict[str, Any]]:
         """Those that stand: neither undone nor corrected by another."""
         return [

@@ -34,13 +34,15 @@ def acknowledged_orders_are_in_the_ledger(h: History, books: Books) -> Iterator[
         if not told["order_id"]:
             continue
         order = books.orders.get(told["order_id"])
+        ask = asked.get((told["user"], told["rid"]))
+        if ask and ask["replaces"] == told["order_id"]:
+            continue  # a refusal that speaks of the order that was to be replaced
         what = f"{told['user']}'s request {told['rid']} was answered as order {told['order_id']}"
         if order is None:
             yield f"{what}, which is not in the ledger"
             continue
         if (order.user, order.request.get("request_id")) != (told["user"], told["rid"]):
             yield f"{what}, which the ledger has as {order.user}'s {order.request.get('request_id')}"
-        ask = asked.get((told["user"], told["rid"]))
         if ask and not order.replaces and _trace_of_ask(ask) != _trace_of_request(order.request):
             yield f"{what}, which the ledger has with other content: {order.request}"
 
@@ -74,8 +76,7 @@ def broker_orders_have_an_earlier_intent(h: History, books: Books) -> Iterator[s
         name = order["client_order_id"]
         if is_ours(name) and name not in books.by_name and not order["external"]:
             yield f"{name} is at the broker, and no intent is in the ledger"
-    for post in [*h.broker.get("posts", ()), *h.broker.get("changes", ())]:
-        name = post.get("client_order_id") or ""
+    for name, _ in h.arrivals():
         if is_ours(name) and name not in books.by_name:
             yield f"{name} was sent to the broker, and no intent is in the ledger"
     committed = {name: line["t"] for line in h.witnessed if line["w"] == "commit" for name in line["names"]}
@@ -281,11 +282,7 @@ def _words(told: dict[str, Any]) -> str:
 def nothing_starts_after_a_kill(h: History, books: Books) -> Iterator[str]:
     """13. After a kill is acknowledged no POST starts; open broker orders reach zero (target p99 ≤ 5 s)."""
     sent = [(line["t"], line["name"], HALT_SENT_S) for line in h.witnessed if line["w"] == "send"]
-    landed = [
-        (post["at_ns"], post["client_order_id"], HALT_ARRIVED_S)
-        for post in h.broker.get("posts", ())
-        if is_ours(post["client_order_id"] or "")
-    ]
+    landed = [(record["at_ns"], name, HALT_ARRIVED_S) for name, record in h.arrivals() if is_ours(name)]
     for scope, name, since, until in _halts(h):
         for at, client_order_id, slack_s in sent + landed:
             start = since + int(slack_s * 1e9)
@@ -319,11 +316,11 @@ def _concerns(scope: str, name: str, client_order_id: str, books: Books) -> bool
 def rejections_are_the_brokers(h: History, books: Books) -> Iterator[str]:
     """14. REJECTED only on a definitive broker answer."""
     at_broker = {order["client_order_id"]: order["status"] for order in h.broker_orders()}
-    no: set[str] = set()
-    for post in [*h.broker.get("posts", ()), *h.broker.get("changes", ())]:
-        if str(post["answer"]) in ("400", "403", "404", "422") and post["code"]:
-            no.add(post["client_order_id"] or "")
-            no.add((post.get("body") or {}).get("client_order_id") or "")
+    no = {
+        name
+        for name, record in h.arrivals()
+        if str(record["answer"]) in ("400", "403", "404", "422") and record["code"]
+    }
     for order in books.orders.values():
         if order.state != "rejected":
             continue
@@ -346,7 +343,7 @@ def everything_resolves(h: History, books: Books) -> Iterator[str]:
 
 def refused_orders_never_reach_the_broker(h: History, books: Books) -> Iterator[str]:
     """16. Denied orders never reach the broker."""
-    sent = {post["client_order_id"] for post in h.broker.get("posts", ())}
+    sent = {name for name, _ in h.arrivals()}
     sent |= {order["client_order_id"] for order in h.broker_orders()}
     for order in books.orders.values():
         if order.state == "refused" and order.name in sent:

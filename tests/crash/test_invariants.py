@@ -49,6 +49,7 @@ class Story:
         _, user, strategy, order_id = name.split(".")
         self.h.said.append(
             {"k": "ask", "user": user, "rid": rid, "symbol": symbol, "side": side, "qty": qty, "limit_price": price}
+            | {"replaces": ""}
         )
         request = {"symbol": symbol, "side": side, "qty": qty, "limit_price": price, "request_id": rid}
         return {

@@ -20,6 +20,10 @@ AT_MARKET = "TSLA"
 _ACTORS = 8
 
 
+class NotDone(Exception):
+    """The desk did not do what its administrator asked for, in the time it had."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What clients need to know of the desk."""
@@ -42,7 +46,7 @@ def until_answered(raw: Raw, method: str, path: str, body: Any = None, within_s:
         except NoAnswer as error:
             last = str(error)
         time.sleep(0.02)
-    raise RuntimeError(f"{method} {path} did not succeed within {within_s} s: {last}")
+    raise NotDone(f"{method} {path} did not succeed within {within_s} s: {last}")
 
 
 def settle(url: str, run_dir: Path) -> Ground:
@@ -60,7 +64,7 @@ def settle(url: str, run_dir: Path) -> Ground:
         if set(SYMBOLS) <= set(prices):
             return Ground(url, admin, tokens, {symbol: f"{float(prices[symbol]):.2f}" for symbol in SYMBOLS})
         if time.monotonic() > deadline:
-            raise RuntimeError(f"no prices came: {sorted(prices)}")
+            raise NotDone(f"no prices came: {sorted(prices)}")
         time.sleep(0.02)
 
 
