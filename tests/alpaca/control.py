@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tests.alpaca.account import Account
-from tests.alpaca.api import Reply, Request
 from tests.alpaca.exchange import Exchange, Settings
 from tests.alpaca.faults import FAULTS
+from tests.alpaca.messages import Reply, Request
 from tests.alpaca.orders import Order, shown, stamp, text
 from tests.alpaca.rules import Refused, body_of
 

@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 import uvloop
 
-from tests.alpaca.api import Api, Reply, Request
+from tests.alpaca.api import Api
 from tests.alpaca.control import Controls
 from tests.alpaca.control_client import Control
 from tests.alpaca.exchange import BROKER_KEY, BROKER_SECRET, TRADING_KEY, TRADING_SECRET, Exchange
 from tests.alpaca.faults import Kind, Pick, Stage
+from tests.alpaca.messages import Reply, Request
 from tests.alpaca.orders import shown
 from tests.alpaca.rules import Refused
 from tests.alpaca.streams import KEEPALIVE_S, Listener, bounds

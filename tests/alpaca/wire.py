@@ -12,7 +12,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as WebsocketRequest
 from websockets.server import ServerProtocol
 
-from tests.alpaca.api import Reply, Request
+from tests.alpaca.messages import Reply, Request
 
 if TYPE_CHECKING:
     from tests.alpaca.server import Server
