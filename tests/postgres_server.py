@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 IS_REQUIRED = os.environ.get("DESK_REQUIRE_POSTGRES") == "1"
 _numbers = itertools.count(1)
@@ -41,11 +42,17 @@ class Server:
             entry = pwd.getpwnam(name)
             os.chown(directory, entry.pw_uid, entry.pw_gid)
             self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-        self._run("initdb", "-D", str(directory / "data"), "-U", "desk", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        options = ["-U", "desk", "-A", "trust", "-E", "UTF8", "--locale=C", "--wal-segsize=1", "--no-sync"]
+        self._run("initdb", "-D", str(directory / "data"), *options)
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [self._bin / program, *arguments], cwd=self.directory, capture_output=True, text=True, **self._user
+            [self._bin / program, *arguments],
+            cwd=self.directory,
+            check=False,
+            capture_output=True,
+            text=True,
+            **self._user,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -123,5 +130,24 @@ def running(bin_dir: Path, **settings: object) -> Iterator[Server]:
         server.start(**settings)
         yield server
     finally:
-        server.stop()
+        # What it holds goes with it: nothing need be written out first.
+        server.stop(signal.SIGQUIT)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """One for all tests of a worker. Whoever stops it starts it again."""
+    with running(wanted_binaries()) as server:
+        yield server
+
+
+def wanted_binaries() -> Path:
+    """Skips the test where there is no PostgreSQL; with DESK_REQUIRE_POSTGRES=1 (as in .ci/run) it fails instead."""
+    found = binaries()
+    if found is None:
+        what = "no PostgreSQL server is installed; to get one: apt-get install postgresql"
+        if IS_REQUIRED:
+            pytest.fail(f"DESK_REQUIRE_POSTGRES=1, but {what}")
+        pytest.skip(what)
+    return found

@@ -51,7 +51,9 @@ class Open:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.log: list[object] = []
-        ledger.open(self._committed)
+        # Why the ledger was lost, each time that it was told.
+        self.lost: list[str] = []
+        ledger.open(self._committed, self.lost.append)
 
     def _committed(self, stored: Sequence[Stored]) -> None:
         self.log.append([one.seq for one in stored])

@@ -82,7 +82,9 @@ async def test_nobody_else_may_read_the_files(make_sqlite: Make):
 async def test_a_second_desk_on_the_same_ledger_is_refused(make_sqlite: Make):
     """With the holder's process and the way out; when the first lets go, the second may."""
     first = make_sqlite()
-    with pytest.raises(LedgerUnavailable, match=r"in use by another desk \(process \d+ on .*, since .* UTC\): stop that one first"):
+    with pytest.raises(
+        LedgerUnavailable, match=r"in use by another desk \(process \d+ on .*, since .* UTC\): stop that one first"
+    ):
         make_sqlite()
     await first.close()
     make_sqlite()

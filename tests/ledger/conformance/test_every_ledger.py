@@ -1,4 +1,4 @@
-"""What every ledger promises. To add one: a fixture that makes it, and its name in LEDGERS."""
+"""What every ledger promises. To add one: a bed for it (beds.py), and its name in the fixture `bed`."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,13 +8,6 @@ from ledger_story import Open, executed, intended, opened
 
 from desk_server import events
 from desk_server.ledger import DuplicateEvent, Ledger, LedgerUnavailable
-
-LEDGERS = ["make_sqlite"]
-
-
-@pytest.fixture(params=LEDGERS)
-def make(request: pytest.FixtureRequest) -> Callable[[], Ledger]:
-    return request.getfixturevalue(request.param)
 
 
 async def test_events_come_back_as_they_were(make: Callable[[], Ledger]):
