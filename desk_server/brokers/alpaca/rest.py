@@ -75,7 +75,7 @@ class Rest:
         self.rate = _rate(answer) or self.rate
         if is_key_refused(answer):
             self._health.key_refused()
-        elif answer.status < 400 or refusal(answer) is not None:
+        elif answer.status < 400 or (answer.status < 500 and refusal(answer) is not None):
             self._health.answered()
         return answer
 
@@ -117,14 +117,20 @@ class _Lane:
         if not asked.done():
             line.cut()
             raise NoAnswer(f"nothing in {self._deadline_s} s")
+        error = asked.exception()
+        if error is not None and not isinstance(error, NoAnswer):
+            # The request may have gone out before whatever this is.
+            raise NoAnswer(type(error).__name__) from error
         return asked.result()
 
     async def _turn(self) -> None:
-        if self._is_closed or self._waiting >= self._waiting_max:
+        """Wait for a free line; raises BrokerThrottled where too many wait, or when it takes too long."""
+        if self._is_closed or (self._turns.locked() and self._waiting >= self._waiting_max):
             raise BrokerThrottled(_BUSY_RETRY_S)
         self._waiting += 1
         try:
-            await asyncio.wait_for(self._turns.acquire(), self._deadline_s)
+            async with asyncio.timeout(self._deadline_s):
+                await self._turns.acquire()
         except TimeoutError:
             raise BrokerThrottled(_BUSY_RETRY_S) from None
         finally:

@@ -5,7 +5,7 @@ last one that was delivered. Only "you are reading too slowly, dropped …", tol
 alpaca-py reads these with a blocking call without a timeout: here only its URL and headers are used.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import datetime
 
 import httpx
@@ -74,26 +74,27 @@ class TradeEvents(Watched):
             raise StreamBroken(f"HTTP {status}")
 
     async def _read(self, response: httpx.Response) -> None:
-        data: list[str] = []
-        size = 0
-        async for line in response.aiter_lines():
-            if line.startswith(":"):
+        data: list[bytes] = []
+        async for line in _lines(response):
+            if line.startswith(b":"):
                 self._comment(line)
-            elif line.startswith("data:"):
-                data.append(line[5:].removeprefix(" "))
-                size += len(line)
-                if size > _EVENT_BYTES_MAX:
+            elif line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+                if sum(map(len, data)) > _EVENT_BYTES_MAX:
                     raise StreamBroken("an event has no end")
             elif not line and data:
-                await self._event("\n".join(data))
-                data, size = [], 0
+                await self._event(b"\n".join(data))
+                data = []
         raise StreamBroken("it ended")
 
-    async def _event(self, written: str) -> None:
+    async def _event(self, written: bytes) -> None:
         try:
-            data = mapping(decoded(written.encode()))
+            data = mapping(decoded(written))
         except BrokerUnknown as error:
-            raise StreamBroken(f"an event cannot be read: {error}") from None
+            # To break off would bring the same one again, for ever.
+            log.error("an order update cannot be read", reason=str(error))
+            self._on_gap()
+            return
         event_id = str(data.get("event_id") or "")
         if event_id and event_id == self._last_id:
             return  # where a replay begins, the last one is told again
@@ -102,7 +103,18 @@ class TradeEvents(Watched):
             await self._take(data, account)
         self._last_id = event_id or self._last_id
 
-    def _comment(self, line: str) -> None:
-        if "drop" in line or "slow" in line:
-            log.error("Alpaca left out order updates", comment=line[:200])
+    def _comment(self, line: bytes) -> None:
+        if b"drop" in line or b"slow" in line:
+            log.error("Alpaca left out order updates", comment=line[:200].decode(errors="replace"))
             self._on_gap()
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Split at line feeds only: what else counts as a line's end in Unicode may stand inside of JSON."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > _EVENT_BYTES_MAX:
+            raise StreamBroken("a line has no end")
+        for line in lines:
+            yield line.removesuffix(b"\r")
