@@ -13,10 +13,12 @@ from typing import Any
 from msgspec import Struct
 
 from desk_server.sessions import NewYork
-from tests.alpaca.account import Account, about
+from tests.alpaca.account import Account
+from tests.alpaca.executions import Executions
 from tests.alpaca.faults import Faults, Kind, Pick
 from tests.alpaca.market import Market
 from tests.alpaca.orders import Execution, Order, shown
+from tests.alpaca.records import Records, about
 from tests.alpaca.rules import Draft, Refused
 from tests.alpaca.streams import Streams
 
@@ -238,13 +240,13 @@ class Exchange:
             self._stuck.remove((account, order))
             account.end(order, "canceled")
 
-    def maybe_bust(self, account: Account, done: Execution) -> None:
+    def maybe_bust(self, account: Executions, done: Execution) -> None:
         pick = self.faults.pick(Kind.EXECUTION, about(done.order))
         if pick is not None:
             self.faults.use(pick)
             self.after_ms(pick.params["delay_ms"], self._bust, account, done, pick.params["how"])
 
-    def _bust(self, account: Account, done: Execution, how: str) -> None:
+    def _bust(self, account: Executions, done: Execution, how: str) -> None:
         if done.busted or account.executions.get(done.id) is not done:
             return
         self.faults.count("bust_and_correction")
@@ -263,7 +265,7 @@ class Exchange:
                 order.visible_ns = 0
         self.streams.heal()
 
-    def publish(self, account: Account, event: str, order: Order, timestamp: str | None, more: dict[str, Any]) -> None:
+    def publish(self, account: Records, event: str, order: Order, timestamp: str | None, more: dict[str, Any]) -> None:
         if self.streams.wanted(account):
             data = {"event": event, "order": shown(order), "timestamp": timestamp, **more}
             self.streams.publish(account, data, about(order))

@@ -13,8 +13,8 @@ from tests.alpaca.orders import stamp
 from tests.alpaca.rules import Refused, bad
 
 if TYPE_CHECKING:
-    from tests.alpaca.account import Account
     from tests.alpaca.exchange import Exchange
+    from tests.alpaca.records import Records
 
 # An update that was held back is sent at the latest after this long, where no other one comes.
 HELD_BACK_S = 0.05
@@ -37,7 +37,7 @@ class Sink(Protocol):
 class Listener:
     """Someone who is told of one account's updates (a websocket), or of all sub-accounts' (server-sent events)."""
 
-    def __init__(self, sink: Sink, account: "Account | None", *, version: int = 0, until: "Bound | None" = None):
+    def __init__(self, sink: Sink, account: "Records | None", *, version: int = 0, until: "Bound | None" = None):
         self.sink = sink
         self.account = account
         self.version = version
@@ -49,7 +49,7 @@ class Listener:
     def replayable(self) -> bool:
         return self.account is None
 
-    def hears(self, account: "Account") -> bool:
+    def hears(self, account: "Records") -> bool:
         return account.exchange.main is not account if self.account is None else self.account is account
 
 
@@ -103,13 +103,13 @@ class Streams:
         self.events: list[Event] = []
         self._held: dict[Listener, bytes] = {}
 
-    def wanted(self, account: "Account") -> bool:
+    def wanted(self, account: "Records") -> bool:
         return bool(self.listeners) or self._keeps(account)
 
-    def _keeps(self, account: "Account") -> bool:
+    def _keeps(self, account: "Records") -> bool:
         return account is not self._exchange.main or self._exchange.settings.keep_events
 
-    def publish(self, account: "Account", data: dict[str, Any], about: dict[str, str]) -> None:
+    def publish(self, account: "Records", data: dict[str, Any], about: dict[str, str]) -> None:
         event: Event | None = None
         if self._keeps(account):
             now = time.time_ns()

@@ -252,7 +252,7 @@ def test_a_day_order_expires(client, truth, alpaca, stream):
     client.submit_order(limit("AAPL", 1, 1, name="gtc"))
     assert alpaca.control.expire() == [truth.order("day")["id"]]
     assert (status(truth, "day"), status(truth, "gtc")) == ("expired", "new")
-    eventually(lambda: stream.events("day")[-1] == "expired")
+    eventually(lambda: stream.events("day")[-1:] == ["expired"])
 
 
 # Legs.
