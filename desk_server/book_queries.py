@@ -1,7 +1,7 @@
 """What the book holds, and every question that can be asked about it. `book.py` is what changes it."""
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -162,6 +162,10 @@ class BookQueries:
     def executions_of_foreign(self, broker_order_id: str) -> list[Fill]:
         """The same for an order that is not this desk's."""
         return [self.fills[place] for place in self._foreign_fills.get(broker_order_id, ())]
+
+    def fill_places(self, user: UserId) -> Sequence[int]:
+        """Where the user's executions stand in `fills`, ascending."""
+        return self._fills_of_user.get(user, ())
 
     def may_reopen(self, order: Order) -> bool:
         """True for an order that was filled until the broker took an execution back: its word counts again."""

@@ -3,38 +3,56 @@
 A pass reads the broker's orders, executions and activities since the last one (with an overlap) and turns what the
 books do not have into events: polling alone suffices, the stream is only faster. Then positions and cash are
 compared. What differs for longer than the broker's own lag explains is told (`report`, an alarm in the log) and
-closes its symbol for new risk (`frozen`). Fills are never made up. docs/reconciliation.md tells the whole of it.
+closes its symbol for new risk (`frozen`); what stays unexplained is the house's. Fills are never made up.
+docs/reconciliation.md tells the whole of it.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import structlog
 from msgspec import Struct
 
+from desk_server import account_records, order_records
+from desk_server.account_records import AccountRecords
 from desk_server.bookkeeper import Bookkeeper
 from desk_server.brokers import Broker, BrokerRecords, BrokerThrottled, BrokerUnknown
 from desk_server.clock import Clock
-from desk_server.compare import Difference, Kind, Watch, books_of, compare
-from desk_server.domain import Symbol
+from desk_server.compare import Difference, Found, Kind, Watch
+from desk_server.domain import State, Symbol
+from desk_server.ledger import DuplicateEvent
+from desk_server.order_records import OrderRecords
+from desk_server.settle import Unsettled
 
 log = structlog.get_logger(__name__)
 
+# Two passes are never nearer than this, whoever asks for one.
+_GAP_S = 0.1
 _LONGEST_WAIT_S = 30.0
+# A pass that reads everything again, to explain a difference, comes no more often than this.
+_DEEP_EVERY_S = 600.0
+_STALE_S = 60.0
+_IN_DOUBT = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE})
 
 
 class Report(Struct, frozen=True):
-    """What reconciliation knows now. `problem` as `Reconciler.problem`; `frozen` tells why, per symbol."""
+    """What reconciliation knows now. `problem` as `Reconciler.problem`; `frozen` tells why, per symbol; `houses`
+    is what each house book holds; the numbers count since the start."""
 
     problem: str
-    passes: int
-    failures: int
     last_pass_at: datetime | None
     differences: tuple[Difference, ...]
     frozen: dict[Symbol, str]
+    houses: dict[str, dict[str, str]]
+    foreign_orders: int
+    passes: int
+    failures: int
+    recovered: int
+    posted: int
+    adopted: int
 
 
 class Reconciler:
@@ -60,27 +78,51 @@ class Reconciler:
         """`allotment` is what users found at the broker get; `stream_problem` tells why updates do not come by
         stream. A difference that stays for `adopt_s` seconds becomes the house's."""
         self._keeper = keeper
+        self._book = keeper.book
         self._broker = broker
-        self._records = records
+        self._has_records = records is not None
         self._clock = clock
-        self._allotment = allotment
         self._poll_s = poll_s
         self._poll_in_doubt_s = poll_in_doubt_s
         self._reconcile_s = reconcile_s
+        self._grace_s = grace_s
         self._adopt_s = adopt_s
-        self._history_days = history_days
+        self._history = timedelta(days=history_days)
         self._stream_problem = stream_problem
+        self._accounts = AccountRecords(keeper, broker, records, clock)
+        self._orders: OrderRecords | None = None
+        if records is not None:
+            self._orders = OrderRecords(
+                keeper,
+                broker,
+                records,
+                clock,
+                allotment=allotment,
+                account_of=self._accounts.account_of,
+                grace_s=grace_s,
+            )
+            keeper.on_doubt = self._doubt
         self._watch = Watch(grace_s)
         self._wanted = asyncio.Event()
+        self._is_looking = False
         self._task: asyncio.Task[None] | None = None
+        # When the books began to be compared; when orders, and when positions and cash, were compared last.
+        self._began_s: float | None = None
         self._passed_s: float | None = None
         self._passed_at: datetime | None = None
+        self._compared_s: float | None = None
+        self._deep_s: float | None = None
+        self._deep_wanted = False
+        self._was_broken = ""
         self._failure = ""
         self.passes = 0
         self.failures = 0
 
+    # ---- what others need ----
+
     async def start(self) -> None:
-        """Begin with a pass at once; returns without waiting for it (`problem` tells). The broker is connected."""
+        """Begin with a pass at once; returns without waiting for it (`problem` tells). The ledger is loaded, and
+        the broker connected."""
         self._task = asyncio.create_task(self._run(), name="reconcile")
 
     async def close(self) -> None:
@@ -94,12 +136,14 @@ class Reconciler:
 
     def problem(self) -> str:
         """Why orders that add risk must wait; "" after a complete pass, while the newest is not too old."""
-        if self._records is None:
+        if not self._has_records:
             return ""
-        if self._passed_s is None:
+        if self._passed_s is None or self._compared_s is None:
             return f"the books have not been compared with the broker yet{self._why()}"
+        if unopened := self._accounts.unopened():
+            return f"the opening balance of {', '.join(unopened) or 'the account'} is being found out"
         age_s = self._clock.monotonic_s() - self._passed_s
-        if age_s > max(60.0, 4 * self._poll_s):
+        if age_s > max(_STALE_S, 4 * self._poll_s):
             return f"the books were last compared with the broker {age_s:.0f} s ago{self._why()}"
         return ""
 
@@ -107,50 +151,194 @@ class Reconciler:
         """Why this symbol takes no order that adds risk, in a sentence; "" when it does."""
         for one in self._watch.counting():
             if one.found.symbol == symbol:
-                found = one.found
-                return (
-                    f"{symbol} takes no new risk: its {found.kind} differs between the desk ({found.ours}) "
-                    f"and the broker ({found.theirs}) since {one.since:%H:%M:%S} UTC"
-                )
+                return f"{symbol} takes no new risk: {_sentence(one)}"
         return ""
 
     def report(self) -> Report:
         differences = tuple(self._watch.all())
         symbols = sorted({one.found.symbol for one in differences if one.found.symbol})
-        frozen = {symbol: why for symbol in symbols if (why := self.frozen(symbol))}
-        return Report(self.problem(), self.passes, self.failures, self._passed_at, differences, frozen)
+        return Report(
+            problem=self.problem(),
+            last_pass_at=self._passed_at,
+            differences=differences,
+            frozen={symbol: why for symbol in symbols if (why := self.frozen(symbol))},
+            houses=self._accounts.houses(),
+            foreign_orders=len(self._book.foreign_orders()),
+            passes=self.passes,
+            failures=self.failures,
+            recovered=self._orders.recovered if self._orders else 0,
+            posted=self._accounts.posted,
+            adopted=self._accounts.adopted,
+        )
 
-    async def look(self) -> None:
-        """One pass. Raises BrokerUnknown, BrokerThrottled: then it did not happen."""
-        await self._compare_holdings()
+    # ---- one pass ----
+
+    async def look(self, *, money: bool = True) -> None:
+        """One pass, with positions and cash where `money`. Raises BrokerUnknown, BrokerThrottled: then what was
+        settled stays, and the rest is as if it had not been."""
+        self._is_looking = True
+        try:
+            await self._look(money)
+        finally:
+            self._is_looking = False
+
+    async def _look(self, money: bool) -> None:
+        if self._began_s is None:
+            self._began_s = self._clock.monotonic_s()
+        if self._orders is not None:
+            self._reach_back()
+            await self._accounts.learn_accounts()
+            self._watch_for(order_records.KINDS, await self._orders.look())
         self._passed_s, self._passed_at = self._clock.monotonic_s(), self._clock.now()
+        if money:
+            await self._look_at_money()
         self.passes += 1
         self._failure = ""
 
-    async def _compare_holdings(self) -> None:
-        book = self._keeper.book
-        found = []
-        for holdings in await self._broker.holdings():
-            books = books_of(holdings.account, holdings.users, book.accounts, book.positions)
-            found += compare(holdings, books)
-        kinds = frozenset({Kind.POSITION, Kind.CASH})
+    def _reach_back(self) -> None:
+        """The first pass begins where the ledger ends; or, with an empty ledger, as far back as there is any
+        history. So does one that a difference asks for."""
+        assert self._orders is not None
+        is_first = self._passed_s is None
+        if is_first:
+            is_new = not self._book.opened
+            since = self._floor() if is_new else max(self._floor(), self._keeper.last_at or self._floor())
+        elif self._deep_wanted:
+            log.warning("the broker's records are read from the beginning, to explain a difference")
+            since, self._deep_s = self._floor(), self._clock.monotonic_s()
+        else:
+            return
+        self._deep_wanted = False
+        self._orders.reach_back(since)
+        self._accounts.reach_back(since)
+
+    def _floor(self) -> datetime:
+        """Nothing from before is ever read: it is in the opening balance."""
+        return (self._keeper.first_at or self._clock.now()) - self._history
+
+    async def _look_at_money(self) -> None:
+        await self._accounts.post_activities(self._floor())
+        found = await self._accounts.compare()
+        if self._has_records and self._accounts.unopened() and self._is_quiet():
+            found = await self._accounts.open_accounts(found)
+        self._watch_for(account_records.KINDS, found)
+        if self._has_records:
+            for difference in self._watch.counting():
+                if self._is_the_houses(difference):
+                    await self._accounts.adopt(difference)
+        self._compared_s = self._clock.monotonic_s()
+
+    def _is_quiet(self) -> bool:
+        """Whether the broker's positions can be in step with its executions: an opening balance needs that."""
+        orders, now_s = self._orders, self._clock.monotonic_s()
+        if orders is None or orders.in_doubt:
+            return False
+        newest = orders.newest_at
+        is_old = newest is None or self._clock.now() - newest > timedelta(seconds=2 * self._grace_s)
+        return is_old or now_s - (self._began_s or now_s) > 3 * self._grace_s
+
+    def _is_the_houses(self, difference: Difference) -> bool:
+        """A difference of position or cash that stayed the same, and that no order still explains."""
+        found = difference.found
+        if found.kind not in account_records.KINDS:
+            return False
+        others = [one.found for one in self._watch.all() if one.found.kind in order_records.KINDS]
+        is_pending = any(found.kind is Kind.CASH or other.symbol == found.symbol for other in others)
+        return not is_pending and self._clock.monotonic_s() - difference.same_since_s >= self._adopt_s
+
+    def _watch_for(self, kinds: frozenset[Kind], found: list[Found]) -> None:
+        """Tell those that count from now on."""
         for new in self._watch.look(kinds, found, self._clock.now(), self._clock.monotonic_s()):
-            log.error("the books and the broker differ", kind=new.found.kind, symbol=new.found.symbol)
+            one = new.found
+            ids = {"kind": one.kind, "account": one.account, "symbol": one.symbol, "subject": one.subject}
+            told = {**ids, "ours": one.ours, "theirs": one.theirs, "explanation": one.explanation}
+            if self._accounts.is_rounding(one):
+                log.info("the broker's cash differs by rounding", **told)
+                continue
+            log.error("the books and the broker differ", **told)
+            now_s = self._clock.monotonic_s()
+            if one.kind in account_records.KINDS and (self._deep_s is None or now_s - self._deep_s > _DEEP_EVERY_S):
+                self._deep_wanted = True
+
+    def _doubt(self, doubt: Unsettled) -> None:
+        """What the stream (or a pass) said cannot be settled yet."""
+        assert self._orders is not None
+        order = self._book.by_client_order_id(doubt.said.client_order_id)
+        if order is None and self._book.by_broker_order_id(doubt.said.broker_order_id) is None:
+            self._orders.remember(doubt)
+        if not self._is_looking:
+            log.info("asking the broker's records", reason=doubt.reason, said=doubt.said.what)
+            self._wanted.set()
+
+    # ---- the loop ----
 
     async def _run(self) -> None:
-        wait_s = self._poll_in_doubt_s
+        failed_s = 0.0
         while True:
             self._wanted.clear()
+            wait_s = self._poll_in_doubt_s
             try:
-                await self.look()
-                wait_s = self._poll_s
-            except (BrokerUnknown, BrokerThrottled) as silence:
+                await self.look(money=self._money_is_due())
+                failed_s = 0.0
+                wait_s = self._poll_in_doubt_s if self._is_in_doubt() else self._poll_s
+            except (BrokerUnknown, BrokerThrottled, DuplicateEvent) as silence:
                 self.failures += 1
                 self._failure = str(silence)
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                failed_s = min(2 * failed_s or self._poll_in_doubt_s, _LONGEST_WAIT_S)
+                wait_s = max(failed_s, silence.retry_after_s if isinstance(silence, BrokerThrottled) else 0.0)
                 log.warning("the books could not be compared", reason=str(silence), next_try_s=wait_s)
+            except Exception as error:
+                self.failures += 1
+                self._failure = f"comparing failed, see the log: {error}"
+                log.exception("comparing the books failed: it is tried again")
+                wait_s = failed_s = min(2 * failed_s or self._poll_in_doubt_s, _LONGEST_WAIT_S)
+            await asyncio.sleep(min(_GAP_S, wait_s))
+            await self._sleep(wait_s)
+
+    async def _sleep(self, wait_s: float) -> None:
+        """Until then; or until asked, or until the broker can be reached again, or something is in doubt."""
+        until_s = self._clock.monotonic_s() + wait_s
+        while (left_s := until_s - self._clock.monotonic_s()) > 0 and not self._wanted.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), wait_s)
+                await asyncio.wait_for(self._wanted.wait(), min(left_s, self._poll_in_doubt_s))
+            broken = self._broker.problem() or self._stream_problem()
+            came_back = self._was_broken and not broken
+            self._was_broken = broken
+            if came_back or (self._is_in_doubt() and not self._failure):
+                return
+
+    def _money_is_due(self) -> bool:
+        if self._compared_s is None or self._accounts.unopened() or self._deep_wanted:
+            return True
+        due_s = self._reconcile_s
+        if any(one.found.kind in account_records.KINDS for one in self._watch.all()):
+            due_s = min(due_s, self._poll_s)
+        return self._clock.monotonic_s() - self._compared_s >= due_s
+
+    def _is_in_doubt(self) -> bool:
+        """Whether a look should come soon: an order's fate is open, a difference is new, or no updates stream."""
+        if self._orders is None:
+            return False
+        return (
+            self._orders.in_doubt
+            or self._deep_wanted
+            or bool(self._accounts.unopened())
+            or bool(self._broker.problem() or self._stream_problem())
+            or any(not one.counts for one in self._watch.all())
+            or any(order.state in _IN_DOUBT or order.cancel_requested for order in self._book.open_orders())
+        )
 
     def _why(self) -> str:
         return f": {self._failure}" if self._failure else ""
+
+
+def _sentence(difference: Difference) -> str:
+    found = difference.found
+    what = {
+        Kind.POSITION: "the desk has {} and the broker {} shares",
+        Kind.ORDER: f"order {found.subject} is {{}} at the desk and {{}} at the broker",
+        Kind.FILLED: f"order {found.subject} has executed {{}} by the desk's books and {{}} by the broker's",
+        Kind.EXECUTION: f"an execution of the broker's order {found.subject} is {{}} to the desk ({{}})",
+    }
+    text = what.get(found.kind, "the desk has {} and the broker {} dollars").format(found.ours, found.theirs)
+    return f"{text}, since {difference.since:%H:%M:%S} UTC"
