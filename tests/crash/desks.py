@@ -33,6 +33,7 @@ class Zygote:
         self._pids: dict[int, int] = {}
         self._codes: dict[int, int] = {}
         self._is_up = False
+        self._tickets = 0
         threading.Thread(target=self._listen, name="zygote", daemon=True).start()
         self._wait(lambda: self._is_up, 60.0)
 
@@ -42,8 +43,8 @@ class Zygote:
             told = json.loads(line)
             with self._told:
                 self._is_up = self._is_up or "zygote" in told
-                if "number" in told:
-                    self._pids[told["number"]] = told["pid"]
+                if "ticket" in told:
+                    self._pids[told["ticket"]] = told["pid"]
                 if "exit" in told:
                     self._codes[told["exit"]] = told["code"]
                 self._told.notify_all()
@@ -55,10 +56,12 @@ class Zygote:
 
     def fork(self, number: int, **order: Any) -> "Desk":
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"number": number, **order}).encode() + b"\n")
+        self._tickets += 1
+        ticket = self._tickets
+        self._process.stdin.write(json.dumps({"ticket": ticket, "number": number, **order}).encode() + b"\n")
         self._process.stdin.flush()
-        self._wait(lambda: number in self._pids, 20.0)
-        return Desk(number, self._pids[number], self)
+        self._wait(lambda: ticket in self._pids, 20.0)
+        return Desk(number, self._pids[ticket], self)
 
     def code(self, pid: int) -> int:
         """The exit code of a desk that has ended."""

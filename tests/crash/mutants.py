@@ -1,4 +1,4 @@
-"""Eight bugs, put into a desk on purpose; `python -m tests.crash.mutants` (make mutants) shows that the loop catches them.
+"""Eight bugs, put into a desk on purpose; `python -m tests.crash.mutants` (make mutants) shows that each is caught.
 
 Each is a change of the desk's own source, made in the forked process before it starts. Where the text that it
 changes is no longer there, it fails, and so does the test: then the bug must be put in anew, where its place is now.

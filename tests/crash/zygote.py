@@ -1,7 +1,7 @@
 """Imports the desk once, then forks it on request: `python -m tests.crash.zygote`, lines of JSON in and out.
 
-    in   {"number": 3, "env": {…}, "log": path, "board": path, "witness": path, "mutant": ""}
-    out  {"number": 3, "pid": 4711}    {"exit": 4711, "code": 0}   (code: minus the signal, where one killed it)
+    in   {"ticket": 9, "number": 3, "env": {…}, "log": path, "board": path, "witness": path, "mutant": ""}
+    out  {"ticket": 9, "pid": 4711}    {"exit": 4711, "code": 0}   (code: minus the signal, where one killed it)
 
 The zygote has one thread and no sockets, so that what it forks is as good as started anew. It ends, and every desk
 with it, when its standard input does.
@@ -39,7 +39,7 @@ def _fork(order: dict[str, Any], child: Any) -> None:
     pid = os.fork()
     if pid:
         _children.add(pid)
-        _say({"number": order["number"], "pid": pid})
+        _say({"ticket": order["ticket"], "pid": pid})
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         return
     code = 70
