@@ -161,7 +161,7 @@ class Answers:
             record["fault"] = pick.name
         if pick.fault.stage is not Stage.AFTER or not self._can_show(request, reply, pick):
             if pick.name == "fill_before_ack":
-                self.exchange.after_ms(10, connection.reply, reply)
+                self.exchange.after_ms(pick.params["delay_ms"], connection.reply, reply)
             else:
                 connection.reply(reply)
             return

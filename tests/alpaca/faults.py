@@ -89,7 +89,13 @@ _ALL = (
         "an accepted order is not found by lookups and lists for a while",
         {"lag_ms": [50, 1000]},
     ),
-    Fault("fill_before_ack", Stage.BOOK, (Kind.SUBMIT,), "fills are on the stream before the POST is answered"),
+    Fault(
+        "fill_before_ack",
+        Stage.BOOK,
+        (Kind.SUBMIT,),
+        "fills are on the stream so long before the POST is answered",
+        {"delay_ms": [5, 50]},
+    ),
     Fault("reject_later", Stage.BOOK, (Kind.SUBMIT,), "answered 200, then `rejected` on the stream"),
     Fault("manual_external_order", Stage.BOOK, (Kind.SUBMIT,), "the owner trades by hand, in the same symbol"),
     Fault(

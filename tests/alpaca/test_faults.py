@@ -21,7 +21,7 @@ from tests.alpaca.faults import FAULTS
 from tests.alpaca.server import Running
 
 # What no answer looks like to a client that gives up after this long.
-TIMEOUT_S = 0.4
+TIMEOUT_S = 1.0
 
 
 @dataclass
@@ -106,7 +106,7 @@ def _half_open_tcp(scene: Scene) -> None:
     eventually(lambda: scene.client.get_order_by_client_id("b").status == "filled")
     assert not stream.updates
     with pytest.raises(TimeoutError):
-        _ping(stream)
+        _ping(stream, 0.3)
     scene.control.heal()
     eventually(lambda: _says_something(scene, stream))
     stream.stop()
@@ -245,7 +245,7 @@ def _unknown_enum(scene: Scene) -> None:
 
 @proves("lookup_404_just_after_acceptance")
 def _lookup_404(scene: Scene) -> None:
-    scene.arm("lookup_404_just_after_acceptance", lag_ms=300)
+    scene.arm("lookup_404_just_after_acceptance", lag_ms=60_000)
     order = scene.client.submit_order(market("AAPL", 1, name="a"))
     for look in (lambda: scene.client.get_order_by_client_id("a"), lambda: scene.client.get_order_by_id(order.id)):
         with pytest.raises(APIError) as caught:
@@ -253,7 +253,10 @@ def _lookup_404(scene: Scene) -> None:
         assert (caught.value.status_code, caught.value.code) == (404, 40410000)
     assert scene.client.get_orders(GetOrdersRequest(status="all")) == []
     assert scene.lives("a")
-    eventually(lambda: [o.client_order_id for o in scene.client.get_orders(GetOrdersRequest(status="all"))] == ["a"])
+    scene.arm("lookup_404_just_after_acceptance", lag_ms=100)
+    scene.client.submit_order(market("AAPL", 1, name="b"))
+    eventually(lambda: [o.client_order_id for o in scene.client.get_orders(GetOrdersRequest(status="all"))] == ["b"])
+    scene.control.heal()
     assert scene.client.get_order_by_client_id("a").id == order.id
 
 
@@ -261,9 +264,9 @@ def _lookup_404(scene: Scene) -> None:
 def _fill_before_ack(scene: Scene) -> None:
     stream = scene.listen()
     heard_before = []
-    scene.control.settings(work_ms=[50, 50])
+    scene.control.settings(work_ms=[5000, 5000])
     scene.client._session.hooks["response"].append(lambda *a, **k: heard_before.extend(stream.events("a")))
-    scene.arm("fill_before_ack")
+    scene.arm("fill_before_ack", delay_ms=500)
     assert scene.client.submit_order(market("AAPL", 1, name="a")).filled_qty == "1"
     assert "fill" in heard_before
     scene.client._session.hooks["response"].clear()
@@ -351,9 +354,9 @@ def _stale(scene: Scene) -> None:
     assert scene.client.get_all_positions() == []
     assert [p.qty for p in scene.client.get_all_positions()] == ["1"]
     resting = scene.client.submit_order(limit("AAPL", 4, 1, name="b"))
-    time.sleep(0.06)
+    time.sleep(0.8)
     scene.control.fill("b", 3)
-    scene.arm("stale", on="list", lag_ms=50)
+    scene.arm("stale", on="list", lag_ms=750)
     then = {o.client_order_id: (o.status, o.filled_qty) for o in scene.client.get_orders(every)}
     now = {o.client_order_id: (o.status, o.filled_qty) for o in scene.client.get_orders(every)}
     assert then["b"] == ("new", "0")
@@ -399,7 +402,7 @@ def _says_something(scene: Scene, stream: Listening) -> bool:
     return False
 
 
-def _ping(stream: Listening, timeout_s: float = 0.3) -> None:
+def _ping(stream: Listening, timeout_s: float) -> None:
     """The server's pong to a websocket ping, or TimeoutError."""
 
     async def ping() -> None:
@@ -462,7 +465,7 @@ def _stream_silent(scene: Scene) -> None:
     scene.arm("stream_silent")
     scene.client.submit_order(market("AAPL", 1, name="a"))
     eventually(lambda: scene.count("stream_silent") == 3)
-    _ping(stream)
+    _ping(stream, 10)
     assert not stream.updates
     scene.control.heal()
     assert _story(scene, stream, "b", 3) == ["pending_new", "new", "fill"]
