@@ -71,10 +71,13 @@ class Attribution:
         # Orders that this attribution brings in, by the broker's ids.
         self._new: dict[str, Order] = {}
         self._order_ids: set[OrderId] = set()
+        self._legs_named: set[str] = set()
 
     def take(self, there: BrokerOrder, account: str) -> None:
         """An order with its legs; those it replaced must have been taken before."""
         order = known(self._book, there)
+        if there.broker_order_id in self._legs_named or there.broker_order_id in self._new:
+            return
         if order is not None:
             self._take_legs(order, there)
         elif (owner := self._owner(there)) is not None:
@@ -124,6 +127,7 @@ class Attribution:
             place = next((n for n, one in enumerate(legs) if not names[n] and one.leg is _leg(leg)), None)
             if place is not None and not leg.replaces:
                 names[place] = leg.broker_order_id
+                self._legs_named.add(leg.broker_order_id)
             elif (owner := self._owner(leg, order)) is not None:
                 self._recover_alone(leg, owner, order)
         if names != [leg.broker_order_id for leg in legs]:

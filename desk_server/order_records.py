@@ -138,7 +138,9 @@ class OrderRecords:
         missing: list[Found] = []
         for order in sorted(before.values(), key=lambda order: order.order_id in self._missing):
             is_listed = order.client_order_id in names or order.broker_order_id in names
-            if is_listed or order.state not in _AT_BROKER or len(found) + len(missing) >= FINDS_MAX:
+            # A leg that the broker has not named yet is asked for with its entry.
+            is_unnamed = bool(order.parent_id) and not order.broker_order_id
+            if is_listed or is_unnamed or order.state not in _AT_BROKER or len(found) + len(missing) >= FINDS_MAX:
                 continue
             there = await self._find(order)
             if isinstance(there, BrokerOrder):

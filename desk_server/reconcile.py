@@ -22,7 +22,7 @@ from desk_server.bookkeeper import Bookkeeper
 from desk_server.brokers import Broker, BrokerRecords, BrokerThrottled, BrokerUnknown
 from desk_server.clock import Clock
 from desk_server.compare import Difference, Found, Kind, Watch
-from desk_server.domain import State, Symbol
+from desk_server.domain import State, Symbol, UserId
 from desk_server.ledger import DuplicateEvent
 from desk_server.order_records import OrderRecords
 from desk_server.settle import Unsettled
@@ -154,6 +154,13 @@ class Reconciler:
                 return f"{symbol} takes no new risk: {_sentence(one)}"
         return ""
 
+    def buying_power(self, user: UserId) -> Decimal | None:
+        """What the broker last said that the user's account may spend, in dollars; None where it did not say."""
+        for holdings in self._accounts.holdings:
+            if holdings.users is None or user in holdings.users:
+                return holdings.buying_power
+        return None
+
     def report(self) -> Report:
         differences = tuple(self._watch.all())
         symbols = sorted({one.found.symbol for one in differences if one.found.symbol})
@@ -234,7 +241,7 @@ class Reconciler:
         if orders is None or orders.in_doubt:
             return False
         newest = orders.newest_at
-        is_old = newest is None or self._clock.now() - newest > timedelta(seconds=2 * self._grace_s)
+        is_old = newest is None or self._clock.now() - newest > timedelta(seconds=self._grace_s)
         return is_old or now_s - (self._began_s or now_s) > 3 * self._grace_s
 
     def _is_the_houses(self, difference: Difference) -> bool:
