@@ -176,6 +176,8 @@ class Book(HouseBooks):
 
     def _order_accepted(self, seq: int, event: OrderAccepted) -> tuple[Change, ...]:
         order = self._known(event.order_id)
+        if order.state is State.SENDING and not (order.leg_ids or order.parent_id or order.replaces):
+            return self._plainly_accepted(seq, event, order)
         if not order.state.is_open and order.state not in _REVOCABLE:
             # It was over before its acceptance came: it gets its name at the broker, and that is all.
             self.orders[order.order_id] = order = self._named(order, event.broker_order_id)
@@ -189,6 +191,20 @@ class Book(HouseBooks):
         if accepted.leg_ids:
             changes += self._hold_legs(seq, event.at, accepted, event.leg_broker_ids)
         return tuple(changes)
+
+    def _plainly_accepted(self, seq: int, event: OrderAccepted, order: Order) -> tuple[Change, ...]:
+        """What becomes of most orders: alone, new, and acknowledged. Nothing that is reserved changes."""
+        accepted = replace(
+            order,
+            state=State.HELD if event.status == "held" else State.LIVE,
+            broker_status=event.status,
+            broker_order_id=event.broker_order_id or order.broker_order_id,
+            updated_at=event.at,
+        )
+        if event.broker_order_id:
+            self._by_broker_order_id[event.broker_order_id] = order.order_id
+        self.orders[order.order_id] = accepted
+        return (Change(seq, "accepted", accepted, event.at),)
 
     def _order_rejected(self, seq: int, event: OrderRejected) -> tuple[Change, ...]:
         order = self._known(event.order_id)

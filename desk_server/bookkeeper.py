@@ -63,9 +63,12 @@ class Bookkeeper:
         self._said: asyncio.Queue[BrokerEvent] = asyncio.Queue(_BROKER_EVENTS_WAITING)
         self._task: asyncio.Task[None] | None = None
 
-    def load(self) -> None:
-        """Fold the whole ledger: everything the desk ever knew. Call once, before `start`."""
-        self._ledger.open(self._committed)
+    def load(self, on_lost: Callable[[str], None] = log.critical) -> None:
+        """Fold the whole ledger: everything the desk ever knew. Call once, before `start`.
+
+        `on_lost` is called when the ledger has become another desk's: this one must end.
+        """
+        self._ledger.open(self._committed, on_lost)
         for stored in self._ledger.read():
             self._fold(stored)
         log.info("ledger read", orders=len(self.book.orders))
@@ -232,12 +235,13 @@ class Bookkeeper:
 
     def _fold(self, stored: Stored) -> None:
         event = stored.event
-        self.first_at = self.first_at or event.at
         if self.last_at is None or event.at > self.last_at:
+            self.first_at = self.first_at or event.at
             self.last_at = event.at
         if type(event) is OrderIntended or type(event) is ReplaceIntended:
             self.holds.drop(event.order.order_id)
-            self.registry.count(event.order.deployment_id, orders=1)
+            if event.order.deployment_id:
+                self.registry.count(event.order.deployment_id, orders=1)
         self.registry.fold(event)
         seq = stored.seq * _UPDATES_PER_EVENT
         for change in self.book.fold(stored.seq, event):

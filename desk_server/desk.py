@@ -143,8 +143,9 @@ class Desk:
         self._account_of = account_of
         self._checks_wash_trades = checks_wash_trades or broker.capabilities.wash_trades_refused
         self._holds_wash_trades = holds_wash_trades
-        # Requests that are being carried out: set when they have been, or have failed.
-        self._in_flight: dict[tuple[UserId, str], asyncio.Event] = {}
+        # Requests that are being carried out, with what is set when they have been, or have failed: made by the
+        # first twin that waits for it.
+        self._in_flight: dict[tuple[UserId, str], asyncio.Event | None] = {}
         self._being_replaced: set[OrderId] = set()
         self._being_canceled: set[OrderId] = set()
         # Answered as accepted, and about to be folded as such.
@@ -180,22 +181,24 @@ class Desk:
         """
         if not key[1]:
             return await act()
-        while twin := self._in_flight.get(key):
-            await twin.wait()
+        while key in self._in_flight:
+            done = self._in_flight[key] = self._in_flight[key] or asyncio.Event()
+            await done.wait()
         if earlier := self.book.by_request(*key):
             require_same(earlier)
             return self.shown(earlier)
-        mine = self._in_flight[key] = asyncio.Event()
+        self._in_flight[key] = None
         try:
             return await act()
         finally:
-            del self._in_flight[key]
-            mine.set()
+            if awaited := self._in_flight.pop(key):
+                awaited.set()
 
     async def _place(self, who: Identity, request: OrderRequest) -> Order:
         asset = await self._asset(request.symbol)
         rules.check(request, asset, self._market_time())
-        await self._open_account(who.user)
+        if who.user not in self.book.accounts:
+            await self._open_account(who.user)
         match self._judge(who, request):
             case risk.Refused() as refused:
                 return await self._refuse(who, request, refused)
@@ -377,7 +380,9 @@ class Desk:
             again.add_done_callback(partial(self._acceptance_written, event))
             return
         self._accepted.pop(event.order_id, None)
-        self._cancel_if_asked(event.order_id)
+        order = self.book.orders[event.order_id]
+        if order.cancel_requested or order.leg_ids:
+            self._cancel_if_asked(event.order_id)
 
     async def _outcome(self, event: OrderRejected | OrderUnknown | OrderNotSent) -> Order:
         """The broker has been asked, so this must be written down, however long the ledger takes."""
@@ -594,7 +599,10 @@ class Desk:
 
     def _trading_problems(self) -> list[str]:
         """A ledger that could not be written is not among them: the next order finds out whether it can again."""
-        return [problem for problem in (self._state, self.keeper.failure, self.broker.problem()) if problem]
+        state, failure, at_broker = self._state, self.keeper.failure, self.broker.problem()
+        if not (state or failure or at_broker):
+            return []
+        return [problem for problem in (state, failure, at_broker) if problem]
 
     def _market_time(self) -> datetime:
         """The market's own time where lines tell it (a replayed tape is in the past), else the clock's."""
@@ -612,9 +620,8 @@ class Desk:
             ) from silence
 
     async def _open_account(self, user: UserId) -> None:
-        if user not in self.book.accounts:
-            with contextlib.suppress(DuplicateEvent):  # a twin was first
-                await self.keeper.record(UserOpened(at=self.clock.now(), user=user, allotment=self._allotment))
+        with contextlib.suppress(DuplicateEvent):  # a twin was first
+            await self.keeper.record(UserOpened(at=self.clock.now(), user=user, allotment=self._allotment))
 
     # ---- orders that wait ----
 
@@ -720,9 +727,10 @@ class Desk:
 
 
 def _may_trade(who: Identity) -> None:
-    if who.is_admin:
+    if who.role is Role.ADMIN:
         raise DeskError(Code.FORBIDDEN, "the administrator's token does not trade: use a user's or a deployment's")
-    _may_cancel(who)
+    if who.role is Role.READ:
+        _may_cancel(who)
 
 
 def _may_cancel(who: Identity) -> None:
@@ -740,7 +748,7 @@ def _accepted(order_id: OrderId, ack: Ack, now: datetime) -> OrderAccepted:
         order_id=order_id,
         broker_order_id=ack.broker_order_id,
         status=ack.status,
-        leg_broker_ids=tuple(leg.broker_order_id for leg in ack.legs),
+        leg_broker_ids=tuple([leg.broker_order_id for leg in ack.legs]) if ack.legs else (),
     )
 
 

@@ -31,6 +31,8 @@ _CODE_HASH = re.compile(r"[0-9a-f]{64}")
 # Compared when the token's id is unknown, so that an unknown id takes as long as a wrong secret.
 _NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
+_FOLDED = frozenset({TokenIssued, TokenRevoked, DeploymentCreated, DeploymentRevoked})
+
 Record = Callable[..., Coroutine[Any, Any, None]]
 
 
@@ -88,6 +90,8 @@ class Registry:
         self._revoked: dict[str, asyncio.Event] = {}
 
     def fold(self, event: AnyEvent) -> None:
+        if type(event) not in _FOLDED:
+            return
         match event:
             case TokenIssued():
                 identity = Identity(

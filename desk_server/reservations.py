@@ -70,12 +70,24 @@ class Reservations:
 
     def open(self, order: Order) -> None:
         """A new order that shares its reservation with none: `join` and `update` in one."""
+        request = order.request
+        if not order.state.is_open:
+            return
         group = _Group(order)
-        self._add(group, order)
-        if group.totals:
+        self._groups[order.order_id] = group
+        group.members.append(order.order_id)
+        if request.qty is None or order.filled_qty or order.replaces:
+            group.filled = order.filled_qty
+            group.totals[order.order_id] = self._total_now(group, order)
             self._measure(group)
-        else:
-            self._forget(group)
+            return
+        qty, cash = request.qty, order.reserved_cash
+        group.totals[order.order_id] = group.qty = qty
+        key = (order.user, request.symbol, request.side)
+        self._qty[key] = MONEY.add(self._qty.get(key, ZERO), qty)
+        if cash:
+            group.cash = cash
+            self._cash[order.user] = MONEY.add(self._cash.get(order.user, ZERO), cash)
 
     def join(self, order: Order, parent: Order | None = None, replaced: Order | None = None) -> None:
         """Say whose reservation a new order shares, before the first `update` for it."""

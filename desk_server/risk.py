@@ -12,6 +12,7 @@ from desk_server.domain import ZERO, OrderClass, OrderRequest, OrderType, Quote,
 from desk_server.errors import Code
 
 _CENT = Decimal("0.01")
+_SIMPLE, _BUY = OrderClass.SIMPLE, Side.BUY
 
 
 class Limits(Struct, frozen=True):
@@ -84,6 +85,51 @@ Check = Callable[[OrderRequest, Facts], Refused | None]
 
 
 def check(request: OrderRequest, facts: Facts) -> Approved | Refused:
+    return _evidently_approved(request, facts) or check_in_full(request, facts)
+
+
+def _evidently_approved(request: OrderRequest, facts: Facts) -> Approved | None:
+    """The verdict on a plain limit order to which no check can object; None says nothing. Most orders are such."""
+    price, qty, quote, limits = request.limit_price, request.qty, facts.quote, facts.limits
+    if (
+        price is None
+        or qty is None
+        or quote is None
+        or request.notional is not None
+        or facts.problems
+        or facts.halted
+        or facts.frozen
+        or facts.meets is not None
+        or facts.throttle_s > 0
+        or facts.position < 0
+        or facts.open_orders >= limits.open_orders_max
+        or request.order_class is not _SIMPLE
+        or "/" in request.symbol
+        or facts.now_s - quote.received_s > limits.quote_age_s_max
+    ):
+        return None
+    bid, ask, value = quote.bid, quote.ask, price * qty
+    if quote.price <= 0 or (bid is not None and ask is not None and not 0 < bid <= ask):
+        return None
+    if qty > limits.qty_max or value > limits.notional_usd_max:
+        return None
+    if request.side is _BUY:
+        market = ask or quote.price
+        if price > market and (price - market) * 100 > limits.collar_percent * market:
+            return None
+        if limits.fee_bps or limits.fee_per_share:
+            value += _fees(request, facts, value)
+        if value > facts.buying_power or (facts.account_cash is not None and value > facts.account_cash):
+            return None
+        return Approved(value)
+    market = bid or quote.price
+    if price < market and (market - price) * 100 > limits.collar_percent * market:
+        return None
+    return Approved(ZERO, qty) if ZERO < facts.available >= qty else None
+
+
+def check_in_full(request: OrderRequest, facts: Facts) -> Approved | Refused:
+    """Every check, in the order of their precedence."""
     for rule in CHECKS:
         if refusal := rule(request, facts):
             return refusal

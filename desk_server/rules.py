@@ -64,7 +64,10 @@ _CENT, _SUB_PENNY, _NANO, _ONE = Decimal("0.01"), Decimal("0.0001"), Decimal("1e
 _NUMBER = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,9})?")
 _SYMBOL = re.compile(r"[A-Z][A-Z0-9.]{0,9}(?:/[A-Z]{3,5})?")
 _LINE_HASH = re.compile(r"(?:[0-9a-f]{16})?")
-_NO_LINE = LineInHand()
+NO_LINE = LineInHand()
+# Looked at for every order: as names of this module they are found quickest.
+_SIMPLE, _EQUITY = OrderClass.SIMPLE, AssetClass.US_EQUITY
+_LIMIT, _MARKET, _DAY, _GTC = OrderType.LIMIT, OrderType.MARKET, TimeInForce.DAY, TimeInForce.GTC
 _UNREPLACEABLE = frozenset({"accepted", "pending_new", "pending_cancel", "pending_replace"})
 
 
@@ -73,12 +76,49 @@ def check(request: OrderRequest, asset: Asset | None, now: datetime) -> None:
 
     `asset` is what the broker lists under the symbol, None where it lists nothing.
     """
+    if asset is not None and _is_evident(request, asset):
+        return
     check_request_shape(request)
     if asset is None:
         _refuse(f'symbol "{_short(request.symbol)}" is not known here: check its spelling (AAPL, BTC/USD)')
     plain = not request.extended_hours and request.time_in_force in ALL_DAY
     for rule in PLAIN_ASSET_CHECKS if plain else ASSET_CHECKS:
         rule(request, asset, now)
+
+
+def _is_evident(request: OrderRequest, asset: Asset) -> bool:
+    """Whether no check can object: most orders are for whole shares, at the market or at a limit of whole cents.
+    False says nothing."""
+    qty, price, times = request.qty, request.limit_price, request.time_in_force
+    if (
+        qty is None
+        or request.notional is not None
+        or request.order_class is not _SIMPLE
+        or request.stop_price is not None
+        or request.trail_price is not None
+        or request.trail_percent is not None
+        or request.take_profit is not None
+        or request.stop_loss is not None
+        or request.extended_hours
+        or request.notes
+        or not (times is _DAY or times is _GTC)
+        or asset.asset_class is not _EQUITY
+        or not asset.tradable
+    ):
+        return False
+    if request.type is _LIMIT:
+        if price is None or not price.is_finite() or not _ONE <= price <= NUMBER_MAX or price % _CENT:
+            return False
+    elif request.type is not _MARKET or price is not None:
+        return False
+    request_id = request.request_id
+    if len(request_id) > REQUEST_ID_MAX or not (request_id.isascii() and request_id.isprintable()):
+        return False
+    if not qty.is_finite() or not _ONE <= qty <= NUMBER_MAX or qty % _ONE:
+        return False
+    if request.line is not NO_LINE:
+        _line_in_hand(request)
+    return True
 
 
 def check_request_shape(request: OrderRequest) -> None:
@@ -88,7 +128,7 @@ def check_request_shape(request: OrderRequest) -> None:
         and request.take_profit is None
         and request.stop_loss is None
         and not request.notes
-        and request.line == _NO_LINE
+        and request.line == NO_LINE
     )
     for rule in PLAIN_SHAPE_CHECKS if plain else SHAPE_CHECKS:
         rule(request)

@@ -28,6 +28,7 @@ class Update(Struct, frozen=True, gc=False):
 
 class _Ring:
     def __init__(self, kept: int) -> None:
+        self.kept = kept
         self.updates: deque[Update] = deque(maxlen=kept)
         self.added = 0
         self.forgotten_seq = 0
@@ -35,7 +36,7 @@ class _Ring:
 
     def add(self, update: Update) -> None:
         updates = self.updates
-        if len(updates) == updates.maxlen:
+        if self.added >= self.kept:
             self.forgotten_seq = updates[0].seq
         updates.append(update)
         self.added += 1

@@ -35,8 +35,11 @@ class Verbs:
     # Orders
 
     async def place_order(self, who: Identity, m: orders_pb2.OrderRequest) -> orders_pb2.OrderResponse:
-        with _refusals_logged("order"):
+        try:
             order = await self._desk.place(who, wire.order_request(m))
+        except DeskError as error:
+            _log_refusal("order", error)
+            raise
         return self._logged("order", order)
 
     async def get_order(self, who: Identity, m: orders_pb2.GetOrderRequest) -> orders_pb2.Order:
@@ -223,9 +226,13 @@ def _refusals_logged(what: str) -> Iterator[None]:
     try:
         yield
     except DeskError as error:
-        logs.bind(order_id=error.order_id)
-        log.info(f"{what} refused", code=error.code.value, reason=error.message)
+        _log_refusal(what, error)
         raise
+
+
+def _log_refusal(what: str, error: DeskError) -> None:
+    logs.bind(order_id=error.order_id)
+    log.info(f"{what} refused", code=error.code.value, reason=error.message)
 
 
 def _deployment(deployment: Deployment) -> admin_pb2.Deployment:

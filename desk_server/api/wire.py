@@ -33,7 +33,7 @@ from desk_server.updates import Update
 
 E = TypeVar("E", bound=StrEnum)
 
-_NO_LINE = LineInHand()
+_NO_LINE = rules.NO_LINE
 
 
 def order_request(m: orders_pb2.OrderRequest) -> OrderRequest:

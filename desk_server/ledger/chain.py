@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from desk_server.domain import Order, OrderId
-from desk_server.events import AnyEvent, decode, dedupe_key, encode, owner, subject
+from desk_server.events import AnyEvent, OrderAccepted, decode, dedupe_key, encode, owner, subject
 from desk_server.ledger import LedgerUnavailable, Stored
 from desk_server.postings import Posting, intended, named, postings
 
@@ -79,14 +79,12 @@ class Chain:
 
 
 def columns_of(event: AnyEvent, body: bytes | None = None) -> Columns:
-    return (
-        _time_text(event.at),
-        type(event).__name__,
-        owner(event),
-        subject(event),
-        dedupe_key(event),
-        encode(event) if body is None else body,
-    )
+    if body is None:
+        body = encode(event)
+    if type(event) is OrderAccepted:
+        # Every order has one: it names an order, no user, and needs no key.
+        return _time_text(event.at), "OrderAccepted", "", event.order_id, None, body
+    return _time_text(event.at), type(event).__name__, owner(event), subject(event), dedupe_key(event), body
 
 
 def _time_text(at: datetime) -> str:

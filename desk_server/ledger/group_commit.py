@@ -42,7 +42,10 @@ class Call(Struct, frozen=True):
     def rows(self, chain: Chain) -> tuple[list[Row], list[PostingRow]]:
         """As they follow on the chain, which goes on behind them."""
         before = chain.seq
-        rows = [chain.link(event, columns) for event, columns in zip(self.events, self.columns, strict=True)]
+        if len(self.events) == 1:
+            rows = [chain.link(self.events[0], self.columns[0])]
+        else:
+            rows = [chain.link(event, columns) for event, columns in zip(self.events, self.columns, strict=True)]
         if not self.entries:
             return rows, []
         return rows, [row for place, entry in self.entries for row in posting_rows(before + 1 + place, entry)]
@@ -138,9 +141,13 @@ class GroupCommit(ABC):
         if problem:
             future.set_exception(LedgerUnavailable(problem))
             return future
-        must_sync = not all([can_be_asked_again(event) for event in events])
-        entries = [(place, entry) for place, event in enumerate(events) if (entry := postings(event))]
-        self._gathered.append(Call(events, [columns_of(event) for event in events], entries, must_sync, future))
+        must_sync, columns, entries = False, [], []
+        for place, event in enumerate(events):
+            must_sync = must_sync or not can_be_asked_again(event)
+            columns.append(columns_of(event))
+            if entry := postings(event):
+                entries.append((place, entry))
+        self._gathered.append(Call(events, columns, entries, must_sync, future))
         self._waiting += len(events)
         self._is_urgent = self._is_urgent or must_sync
         if not self._is_writing and (must_sync or len(self._gathered) == 1):
@@ -277,13 +284,14 @@ class GroupCommit(ABC):
         self._answer_calls(outcomes)
 
     def _answer_calls(self, outcomes: list[Outcome]) -> None:
-        self._waiting -= sum(len(call.events) for call, _ in outcomes)
         for call, outcome in outcomes:
-            if call.future.done():
+            self._waiting -= len(call.events)
+            future = call.future
+            if future.done():
                 continue
             if isinstance(outcome, Exception):
-                call.future.set_exception(outcome)
+                future.set_exception(outcome)
             elif self._unfolded:
-                call.future.set_exception(LedgerUnavailable(self._unfolded))
+                future.set_exception(LedgerUnavailable(self._unfolded))
             else:
-                call.future.set_result(outcome)
+                future.set_result(outcome)

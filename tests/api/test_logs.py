@@ -76,7 +76,7 @@ def test_orders_and_refusals_are_logged_with_their_ids(tmp_path):
             wait_until(lambda: _is_ready(client), "ready")
             order = {"symbol": "AAPL", "qty": "1", "side": "buy"}
             taken = client.post("/v1/orders", json=order, headers={"X-Request-ID": "mine"}).json()
-            refused = client.post("/v1/orders", json=order | {"side": "sell", "qty": "900"}).json()
+            refused = client.post("/v1/orders", json=order | {"side": "sell", "qty": "5"}).json()
             client.post("/v1/orders", json=order | {"qty": "-1"})
             client.delete(f"/v1/orders/{taken['order_id']}x")
     finally:
