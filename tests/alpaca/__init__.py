@@ -21,7 +21,8 @@ in answers. An unknown field or name is answered 400 with a sentence. All are PO
                                  "fills": "auto"|"held"  held: nothing fills but by /control/fill
                                  "partial": 0.1          how often a fill is only a random part of the rest; 0
                                  "again_ms": [lo, hi]    when the rest of a partial is looked at again; [5, 30]
-                                 "session": "regular"|"closed"|"pre"|"post"|"real"   regular
+                                 "session": "regular"|"closed"|"pre"|"post"|"real"   regular. For opg and cls it is 12:00,
+                                                         21:00, 8:00, 17:00 in New York then
                                  "rate_limit": 200       requests a minute and account; 0 = none (headers are sent)
                                  "stop_leg": "new"|"held"  a released stop leg's status; new
                                  "activity_ids": "own"|"execution"  whether the uuid in a FILL activity's id is the
@@ -35,6 +36,8 @@ in answers. An unknown field or name is answered 400 with a sentence. All are PO
     /control/fill       {"order": id or client_order_id, "qty": "1"?, "price": "10"?} an execution by hand
     /control/reject     {"order", "reason"?}   the order becomes `rejected`, as it can after a 200
     /control/expire     {"order"?}             that order, or every open day order
+    /control/tell       {"order", "event": "restated"|"done_for_day"|anything, "status"?} an update with that event; the
+                         order takes the status, where one is given
     /control/external   {"symbol", "side", "qty", "type"?: "market", "limit_price"?, "client_order_id"?, "account"?,
                          "force"?: true} an order that the account's owner placed by hand: no prefix. Refused (400)
                          where the broker would refuse it, unless forced

@@ -146,7 +146,7 @@ class Answers:
         exchange.pending_landings -= 1
         request.pick = None
         reply = self._answered(request, record)
-        if reply.status == 200:
+        if reply.status in (200, 204):
             exchange.faults.count("late_landing")
         if record is not None:
             record["landed_at_ns"] = time.time_ns()

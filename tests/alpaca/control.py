@@ -30,6 +30,7 @@ class Controls:
             "fill": self._fill,
             "reject": self._reject,
             "expire": self._expire,
+            "tell": self._tell,
             "external": self._external,
             "activity": self._activity,
             "bust": self._bust,
@@ -115,6 +116,13 @@ class Controls:
         for account, order in ending:
             account.end(order, "expired")
         return {"expired": [order.id for _, order in ending]}
+
+    def _tell(self, body: dict[str, Any]) -> Any:
+        _only(body, "order", "event", "status")
+        account, order = self._find(body["order"])
+        order.status = body.get("status", order.status)
+        account.tell(order, body["event"])
+        return shown(order)
 
     def _external(self, body: dict[str, Any]) -> Any:
         _only(body, "symbol", "side", "qty", "type", "limit_price", "client_order_id", "account", "force")

@@ -50,6 +50,9 @@ class Control:
     def expire(self, order: str | None = None) -> Any:
         return self.call("expire", {"order": order} if order else {})["expired"]
 
+    def tell(self, order: str, event: str, **more: Any) -> Any:
+        return self.call("tell", {"order": order, "event": event, **more})
+
     def external(self, symbol: str, side: str, qty: Any, **more: Any) -> Any:
         """An order by hand; `force=True` skips the broker's own checks."""
         return self.call("external", {"symbol": symbol, "side": side, "qty": qty, **more})

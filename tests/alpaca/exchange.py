@@ -1,6 +1,7 @@
 """Everything behind the doors: accounts, the market, time, the faults of the book; timers on one event loop."""
 
 import asyncio
+import datetime as dt
 import random
 import time
 import uuid
@@ -19,11 +20,12 @@ from tests.alpaca.faults import Faults, Kind, Pick
 from tests.alpaca.market import Market
 from tests.alpaca.orders import Execution, Order, shown
 from tests.alpaca.records import Records, about
-from tests.alpaca.rules import Draft, Refused
+from tests.alpaca.rules import NEW_YORK, Draft, Refused
 from tests.alpaca.streams import Streams
 
 TRADING_KEY, TRADING_SECRET = "key", "secret"
 BROKER_KEY, BROKER_SECRET = "broker-key", "broker-secret"
+_TIMES = {"pre": dt.time(8), "regular": dt.time(12), "post": dt.time(17), "closed": dt.time(21)}
 
 
 class Settings(Struct, forbid_unknown_fields=True):
@@ -124,6 +126,11 @@ class Exchange:
             return self.settings.session
         return str(self.calendar.window(self.now()).session)
 
+    def local_time(self) -> dt.time:
+        """The time in New York, where a session is set one that fits it."""
+        fixed = _TIMES.get(self.settings.session)
+        return fixed if fixed is not None else self.now().astimezone(NEW_YORK).time()
+
     def in_session(self, order: Order) -> bool:
         """Whether the order can work now. Auctions are not modelled: opg and cls work in regular hours."""
         session = self.session()
@@ -166,9 +173,7 @@ class Exchange:
         order = account.submit(draft)
         match pick.name if pick is not None else "":
             case "lookup_404_just_after_acceptance":
-                assert pick is not None
-                self.faults.use(pick)
-                order.visible_ns = self.now_ns() + int(pick.params["lag_ms"] * 1e6)
+                self._hide(order, pick)
             case "fill_before_ack":
                 assert pick is not None
                 account.work(order)
@@ -182,6 +187,18 @@ class Exchange:
                 assert pick is not None
                 self._trade_by_hand(account, draft.asset.symbol, pick)
         return order
+
+    def replace(self, account: Account, order: Order, body: dict[str, Any], pick: Pick | None) -> Order:
+        new = account.replace(order, body)
+        if pick is not None and pick.name == "lookup_404_just_after_acceptance":
+            self._hide(new, pick)
+        return new
+
+    def _hide(self, order: Order, pick: Pick | None) -> None:
+        """It is not to be found for a while; counted when somebody looks."""
+        assert pick is not None
+        self.faults.use(pick)
+        order.visible_ns = self.now_ns() + int(pick.params["lag_ms"] * 1e6)
 
     def _trade_by_hand(self, account: Account, symbol: str, pick: Pick) -> None:
         """The owner buys or sells one, whichever the account can have."""

@@ -20,7 +20,7 @@ class OrdersApi:
 
     def submit(self, request: Request, _: str) -> Reply:
         account = request.book
-        wanted = draft(body_of(request.body), self.exchange.market.assets, self.exchange.now())
+        wanted = draft(body_of(request.body), self.exchange.market.assets, self.exchange.local_time())
         order = self.exchange.submit(account, wanted, request.pick)
         return Reply(200, shown(order, nested=True), order=order)
 
@@ -86,7 +86,7 @@ class OrdersApi:
 
     def replace(self, request: Request, order_id: str) -> Reply:
         account = request.book
-        new = account.replace(account.find(order_id), body_of(request.body))
+        new = self.exchange.replace(account, account.find(order_id), body_of(request.body), request.pick)
         return Reply(200, shown(new, nested=True), order=new)
 
     def cancel(self, request: Request, order_id: str) -> Reply:
@@ -152,7 +152,7 @@ class OrdersApi:
             "type": "market",
             "time_in_force": "gtc" if asset.crypto else "day",
         }
-        return self.exchange.submit(account, draft(body, self.exchange.market.assets, self.exchange.now()), None)
+        return self.exchange.submit(account, draft(body, self.exchange.market.assets, self.exchange.local_time()), None)
 
     def close_all(self, request: Request, _: str) -> Reply:
         account, out = request.book, []

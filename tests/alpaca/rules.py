@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, time
+from datetime import time
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -127,8 +127,8 @@ def amount(body: Mapping[str, Any], name: str, *, decimals: int = 9) -> Decimal 
     return number
 
 
-def draft(body: Mapping[str, Any], assets: Mapping[str, Asset], now: datetime) -> Draft:
-    """Raises Refused with the first thing that is wrong."""
+def draft(body: Mapping[str, Any], assets: Mapping[str, Asset], at: time) -> Draft:
+    """`at` is the time in New York. Raises Refused with the first thing that is wrong."""
     kind = _one_of(body, "type", _TYPES)
     side = _one_of(body, "side", ("buy", "sell"))
     tif = _one_of(body, "time_in_force", _TIFS)
@@ -168,7 +168,7 @@ def draft(body: Mapping[str, Any], assets: Mapping[str, Asset], now: datetime) -
         position_intent=body.get("position_intent"),
     )
     for check in (_sized, _priced, _timed, _crypto, _fractional, _classed):
-        check(drafted, now)
+        check(drafted, at)
     return drafted
 
 
@@ -197,7 +197,7 @@ def check_pennies(price: Decimal, called: str, asset: Asset) -> None:
         raise bad(message, 42210000)
 
 
-def _sized(order: Draft, now: datetime) -> None:
+def _sized(order: Draft, at: time) -> None:
     if (order.qty is None) == (order.notional is None):
         raise bad("only one of qty or notional is accepted" if order.qty is not None else "qty or notional is required")
     if order.qty is not None and order.qty <= 0:
@@ -206,7 +206,7 @@ def _sized(order: Draft, now: datetime) -> None:
         raise bad("notional amount must be >= 1.00")
 
 
-def _priced(order: Draft, now: datetime) -> None:
+def _priced(order: Draft, at: time) -> None:
     needed = _PRICED.get(order.type, ())
     for name, value in (("limit", order.limit), ("stop", order.stop)):
         if name in needed and value is None:
@@ -221,8 +221,7 @@ def _priced(order: Draft, now: datetime) -> None:
         raise bad(f"{order.type} orders take no trail")
 
 
-def _timed(order: Draft, now: datetime) -> None:
-    at = now.astimezone(NEW_YORK).time()
+def _timed(order: Draft, at: time) -> None:
     if order.tif == "opg" and time(9, 28) <= at < time(19, 0):
         raise bad("opg orders are not accepted between 9:28am and 7:00pm ET", 42210000)
     if order.tif == "cls" and time(15, 50) <= at < time(19, 0):
@@ -235,7 +234,7 @@ def _timed(order: Draft, now: datetime) -> None:
         raise bad("extended hours order must be DAY limit orders", 42210000)
 
 
-def _crypto(order: Draft, now: datetime) -> None:
+def _crypto(order: Draft, at: time) -> None:
     if not order.asset.crypto:
         return
     if order.tif not in ("gtc", "ioc"):
@@ -246,7 +245,7 @@ def _crypto(order: Draft, now: datetime) -> None:
         raise bad("crypto orders not allowed for advanced order_class or extended hours", 42210000)
 
 
-def _fractional(order: Draft, now: datetime) -> None:
+def _fractional(order: Draft, at: time) -> None:
     if not order.fractional or order.asset.crypto:
         return
     if order.tif != "day":
@@ -257,7 +256,7 @@ def _fractional(order: Draft, now: datetime) -> None:
         raise bad(f'asset "{order.asset.symbol}" is not fractionable', 42210000)
 
 
-def _classed(order: Draft, now: datetime) -> None:
+def _classed(order: Draft, at: time) -> None:
     take, stop = order.take_profit, order.loss_stop
     if not order.order_class:
         if take is not None or stop is not None:

@@ -163,6 +163,12 @@ def _late_landing(scene: Scene) -> None:
         post = scene.truth.post(how)
         assert post["landed_at_ns"] > post["at_ns"]
         assert post["order_id"]
+    resting = scene.client.submit_order(limit("AAPL", 1, 1, name="resting"))
+    scene.arm("late_landing", on="cancel", how="drop", delay_ms=100)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        scene.client.cancel_order_by_id(resting.id)
+    assert scene.truth.order("resting")["status"] == "new"
+    eventually(lambda: scene.truth.order("resting")["status"] == "canceled")
 
 
 # Accepted, and badly answered.

@@ -246,6 +246,34 @@ def test_orders_wait_for_the_market_to_open(client, truth, alpaca):
     assert client.get_clock().is_open
 
 
+def test_auction_orders_are_taken_at_their_hours(client, alpaca):
+    """opg from 19:00 to 9:28, cls from 19:00 to 15:50, New York time."""
+    for session, tif, taken in (
+        ("closed", "opg", True),
+        ("closed", "cls", True),
+        ("pre", "opg", True),
+        ("regular", "opg", False),
+        ("regular", "cls", True),
+        ("post", "opg", False),
+        ("post", "cls", False),
+    ):
+        alpaca.control.settings(session=session)
+        if taken:
+            client.submit_order(market("AAPL", 1, tif=tif))
+        else:
+            with pytest.raises(APIError, match=f"{tif} orders are not accepted"):
+                client.submit_order(market("AAPL", 1, tif=tif))
+
+
+def test_any_update_can_be_sent_by_hand(client, truth, alpaca, stream):
+    """Events that nothing here brings about: restated, done_for_day, suspended."""
+    client.submit_order(limit("AAPL", 1, 1, name="a"))
+    alpaca.control.tell("a", "restated")
+    alpaca.control.tell("a", "suspended", status="suspended")
+    eventually(lambda: stream.events("a")[2:] == ["restated", "suspended"])
+    assert client.get_order_by_client_id("a").status == "suspended"
+
+
 def test_a_day_order_expires(client, truth, alpaca, stream):
     """When the day is ended by hand; gtc stays."""
     client.submit_order(limit("AAPL", 1, 1, name="day", tif="day"))

@@ -43,6 +43,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("fractional short", {**_BUY, "side": "sell", "qty": "0.5"}, 422, 42210000, "cannot be sold short"),
     ("extended market", {**_BUY, "extended_hours": True}, 422, 42210000, "extended hours"),
     ("ioc stop", {**_BUY, "type": "stop", "stop_price": 1, "time_in_force": "ioc"}, 422, 42210000, "time_in_force ioc"),
+    ("opg at noon", {**_BUY, "time_in_force": "opg"}, 422, 42210000, "not accepted between 9:28am and 7:00pm"),
     ("coin for a day", {**_COIN, "time_in_force": "day"}, 422, 42210000, "invalid crypto time_in_force"),
     ("coin stop", {**_COIN, "type": "stop", "stop_price": "1"}, 422, 42210000, "invalid order type for crypto"),
     ("coin bracket", {**_COIN, **_LEGS, "order_class": "bracket"}, 422, 42210000, "advanced order_class"),
