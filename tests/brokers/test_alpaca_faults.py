@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 from paper_samples import limit, make_order, whats
-from rigs import DEADLINE_S, AlpacaRig, connected
+from rigs import DEADLINE_S, FAST, AlpacaRig, connected
 
 from desk_server.brokers import BrokerHasIt, BrokerRejected, BrokerThrottled, BrokerUnknown, What
 from desk_server.domain import OrderChange
@@ -25,7 +25,7 @@ def shows(fault: str):
 
 @pytest.fixture
 async def rig():
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         yield rig
 
 

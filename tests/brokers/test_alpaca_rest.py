@@ -215,7 +215,7 @@ async def test_a_refused_key_is_a_problem_until_it_is_taken():
 
 async def test_a_broker_that_falls_silent_is_a_problem():
     """So is one behind a page of HTML; and it is none any more when it is back."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         for fault in ("503", "html_403"):
             assert rig.broker.problem() == ""
             rig.control.faults({fault: 1.0})
@@ -226,7 +226,7 @@ async def test_a_broker_that_falls_silent_is_a_problem():
 
 async def test_a_blocked_account_is_a_problem():
     """It is noticed without an order, and so is that it is free again."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         rig.control.account(blocked=True)
         await rig.eventually(lambda: "may not trade" in rig.broker.problem(), rig.broker.problem)
         assert "may not trade" in (await rig.broker.holdings())[0].problem
@@ -247,7 +247,7 @@ async def test_lists_longer_than_a_page_are_whole(monkeypatch):
     """Every order and execution once, also where a page's edge falls between orders of one moment."""
     monkeypatch.setattr(account, "ORDERS_PAGE", 4)
     monkeypatch.setattr(account, "ACTIVITIES_PAGE", 4)
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         start = datetime.now(UTC)
         orders = [make_order("buy", "1") for _ in range(7)] + [limit("buy", "50") for _ in range(7)]
         await asyncio.gather(*(rig.submit(order) for order in orders))
@@ -261,7 +261,7 @@ async def test_lists_longer_than_a_page_are_whole(monkeypatch):
 
 async def test_assets_cost_few_requests_whatever_is_asked_for():
     """The list is fetched once; thought-up symbols cannot use up the broker's patience."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         before = rig.control.dump(posts=False)["requests"]["read"]
         assert all(
             [await rig.broker.asset(symbol) for symbol in ("AAPL", "MSFT", "TSLA", "BTC/USD") for _ in range(50)]
@@ -282,7 +282,7 @@ async def test_assets_cost_few_requests_whatever_is_asked_for():
 
 async def test_a_new_listing_is_found():
     """What is not in the list is asked for by name."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         assert await rig.broker.asset("AAPL")
         await rig.market("12", "NEWCO")
         assert (await rig.broker.asset("NEWCO")).symbol == "NEWCO"
@@ -290,7 +290,7 @@ async def test_a_new_listing_is_found():
 
 async def test_a_replacement_of_a_partly_filled_order_gets_the_rest():
     """`change.qty` is the new total: what has filled counts towards it, as at Alpaca."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         rig.control.settings(fills="held")
         await rig.submit(old := limit("buy", "50", "10"))
         rig.control.fill(old.client_order_id, qty=4)
@@ -308,7 +308,7 @@ async def test_a_replacement_of_a_partly_filled_order_gets_the_rest():
 
 async def test_a_wash_trade_names_nobodys_order():
     """The broker says whose order stands in the way; the user must not learn it."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         await rig.submit(first := make_order("buy"))
         await rig.until(first, "fill")
         await rig.submit(theirs := limit("buy", "90"))

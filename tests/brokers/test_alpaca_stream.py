@@ -229,7 +229,7 @@ def test_the_streams_address_stands_beside_that_of_rest(rest, stream):
 
 async def test_trading_goes_on_without_the_stream():
     """It is no reason to refuse orders; the records tell what happened."""
-    rig = AlpacaRig()
+    rig = AlpacaRig(FAST)
     async with rig.running():
         rig.broker = rig.make(stream_url="ws://127.0.0.1:1/stream", tuning=replace(FAST, open_s=0.2))
         await rig.broker.connect(rig.on_event)
@@ -245,7 +245,7 @@ async def test_trading_goes_on_without_the_stream():
 
 async def test_the_stream_goes_on_without_answers():
     """While REST is down, what happens is still told."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         await rig.submit(order := limit("buy", "50"))
         rig.control.faults({"503": 1.0})
         rig.control.fill(order.client_order_id)
@@ -255,7 +255,7 @@ async def test_the_stream_goes_on_without_answers():
 
 async def test_each_reset_is_a_gap_and_the_stream_comes_back():
     """Cut by either end, gently or not."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         for how in ("close", "reset"):
             gaps = rig.gaps
             rig.control.disconnect(how)
@@ -267,6 +267,6 @@ async def test_each_reset_is_a_gap_and_the_stream_comes_back():
 
 async def test_connecting_twice_is_a_mistake():
     """Events would come twice."""
-    async with connected(AlpacaRig()) as rig:
+    async with connected(AlpacaRig(FAST)) as rig:
         with pytest.raises(RuntimeError):
             await rig.broker.connect(rig.on_event)

@@ -18,7 +18,7 @@ eventually = AlpacaRig.eventually
 
 @pytest.fixture
 async def rig():
-    async with connected(SubAccountRig()) as rig:
+    async with connected(SubAccountRig(FAST)) as rig:
         yield rig
 
 
@@ -101,7 +101,7 @@ async def test_a_start_replays_what_the_desk_may_have_missed(rig):
     since = max(event.at for event in rig.events) + timedelta(milliseconds=1)
     await rig.submit(missed := make_order("buy"))
     await rig.until(missed, "fill")
-    again = SubAccountRig()
+    again = SubAccountRig(FAST)
     again.alpaca, again.control, again.gaps = rig.alpaca, rig.control, 0
     again.broker = again.make(events_since=since)
     await again.broker.connect(again.on_event)
@@ -120,7 +120,7 @@ async def test_a_mute_stream_is_opened_again_and_tells_everything(rig):
 
 async def test_a_key_that_is_refused_is_a_problem():
     """Of trading as of the stream."""
-    rig = SubAccountRig()
+    rig = SubAccountRig(FAST)
     async with rig.running():
         rig.broker = AlpacaSubAccounts(
             "broker-key", "wrong", accounts=rig.accounts, base_url=rig.alpaca.url, tuning=replace(FAST, open_s=0.3)

@@ -215,11 +215,14 @@ def test_a_replacement_that_is_told_of_by_the_new_order_is_turned_round():
 
 
 def test_a_restatement_that_lowers_what_filled_takes_it_back():
-    """The total that was there before names what is taken back."""
+    """How much, and the total that was there before, name what is taken back."""
     updates = Updates()
     updates.events(update("fill", order_json(filled_qty="10", status="filled"), qty="10", price="100"))
     said = updates.events(update("restated", order_json(filled_qty="4", status="new")))
-    assert [(event.what, event.filled_qty) for event in said] == [(What.BUSTED, 10), (What.ACCEPTED, None)]
+    assert [(event.what, event.filled_qty, event.qty) for event in said] == [
+        (What.BUSTED, 10, 6),
+        (What.ACCEPTED, None, None),
+    ]
     assert [event.what for event in updates.events(update("restated", order_json(filled_qty="4")))] == [What.ACCEPTED]
 
 

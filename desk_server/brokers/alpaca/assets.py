@@ -13,7 +13,7 @@ import structlog
 from desk_server.brokers import BrokerThrottled, BrokerUnknown
 from desk_server.brokers.alpaca import records
 from desk_server.brokers.alpaca.account import looked_up
-from desk_server.brokers.alpaca.answers import is_not_found
+from desk_server.brokers.alpaca.answers import Answer, is_not_found
 from desk_server.brokers.alpaca.fields import mapping, rows
 from desk_server.brokers.alpaca.rest import Lane, Rest
 from desk_server.clock import Clock
@@ -63,9 +63,9 @@ class Assets:
         try:
             for asset_class in _CLASSES:
                 query = {"status": "active", "asset_class": asset_class}
-                for row in rows(looked_up(await self._rest.ask(Lane.RECORDS, "GET", "/assets", query))):
-                    if asset := records.asset(row):
-                        fetched[asset.symbol] = asset
+                answer = await self._rest.ask(Lane.RECORDS, "GET", "/assets", query)
+                # Some megabytes: too long a pause for the event loop.
+                fetched |= await asyncio.to_thread(_listed, answer)
         except (BrokerUnknown, BrokerThrottled) as silence:
             log.warning("the list of assets could not be fetched", reason=str(silence), next_try_s=_RETRY_S)
             self._due_s = self._clock.monotonic_s() + _RETRY_S
@@ -94,6 +94,12 @@ class Assets:
         return asset
 
     async def close(self) -> None:
+        """Ends a fetch that is under way."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
+
+
+def _listed(answer: Answer) -> dict[Symbol, Asset]:
+    found = (records.asset(row) for row in rows(looked_up(answer)))
+    return {asset.symbol: asset for asset in found if asset is not None}

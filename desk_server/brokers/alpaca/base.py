@@ -65,17 +65,17 @@ class AlpacaBase:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def connect(self, on_event: OnEvent) -> None:
-        """Returns when the stream is open and the account was looked at, or after `open_s` without: `problem`
-        and `stream_problem` tell, and both are tried on."""
+        """Returns when the stream was opened and the account looked at, or both were tried in vain: `problem` and
+        `stream_problem` tell, and both are tried on."""
         if self._tasks:
             raise RuntimeError("connected already")
         self._tasks = [
             asyncio.create_task(self.stream.run(on_event), name="alpaca stream"),
             asyncio.create_task(self._watch(), name="alpaca watch"),
         ]
-        opened = asyncio.create_task(self.stream.opened.wait())
+        tried = asyncio.create_task(self.stream.tried.wait())
         checked = asyncio.create_task(self._check())
-        _, late = await asyncio.wait({opened, checked}, timeout=self.tuning.open_s)
+        _, late = await asyncio.wait({tried, checked}, timeout=self.tuning.open_s)
         for task in late:
             task.cancel()
 

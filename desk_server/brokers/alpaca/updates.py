@@ -59,18 +59,19 @@ class Updates:
         said = self._said(event, data, order, at)
         taken_back = self._taken_back(order)
         if taken_back and event == "restated":
-            said.insert(0, changed(_event(What.BUSTED, order, at), filled_qty=taken_back))
+            before, qty = taken_back
+            said.insert(0, changed(_event(What.BUSTED, order, at), filled_qty=before, qty=qty))
         return [changed(one, account=account) for one in said] if account else said
 
-    def _taken_back(self, order: Json) -> Decimal | None:
-        """What the order had filled before, where it now has filled less."""
+    def _taken_back(self, order: Json) -> tuple[Decimal, Decimal] | None:
+        """(what the order had filled before, how much of it is gone), where it now has filled less."""
         order_id, filled = needed_text(order, "id"), amount(order, "filled_qty") or ZERO
         before = self._filled.get(order_id, ZERO)
         self._filled[order_id] = filled
         self._filled.move_to_end(order_id)
         if len(self._filled) > REMEMBERED_MAX:
             self._filled.popitem(last=False)
-        return before if filled < before else None
+        return (before, before - filled) if filled < before else None
 
     def _said(self, event: str, data: Json, order: Json, at: datetime) -> list[BrokerEvent]:
         if event in _FILLS:

@@ -41,6 +41,8 @@ class Watched(ABC):
         # Why no updates come this way; "" when they do.
         self.problem = "the stream of order updates is not open yet"
         self.opened = asyncio.Event()
+        # Set for good once a first session was opened, or could not be.
+        self.tried = asyncio.Event()
         self._clock = clock
         self._updates = updates
         self._on_gap = on_gap
@@ -112,6 +114,7 @@ class Watched(ABC):
         log.info("order updates come by stream")
         self.problem = ""
         self.opened.set()
+        self.tried.set()
         if not replayed:
             self._on_gap()
 
@@ -120,6 +123,7 @@ class Watched(ABC):
             log.warning("order updates do not come by stream", reason=why)
         self.problem = why
         self.opened.clear()
+        self.tried.set()
 
     async def _take(self, data: Json, account: str = "") -> None:
         """Deliver one update. One that cannot be read is a gap."""
