@@ -1,8 +1,9 @@
-"""Differences: lag is no difference, what is explained is booked to whom it is for, the rest freezes and is the house's."""
+"""Lag is no difference; what is explained is booked to whom it is for; the rest freezes, and becomes the house's."""
 
 from decimal import Decimal as D
 
 import pytest
+from msgspec.structs import replace as changed
 
 from desk_server.brokers import Holding, Holdings, What
 from desk_server.compare import Kind
@@ -274,8 +275,6 @@ async def test_an_execution_under_anothers_place_is_not_booked(ground):
     ground.broker.stream = lambda said: told.append(said) or [said]
     await ground.broker.tell()
     (fill,) = [said for said in told if said.what is What.FILL]
-    from msgspec.structs import replace as changed
-
     odd = changed(fill, qty=D(4), filled_qty=D(8), broker_execution_id="odd")
     await ground.keeper.on_broker_event(odd)
     await ground.look(2)
