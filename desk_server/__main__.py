@@ -38,7 +38,7 @@ NOT_OURS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 after a clean stop, 1 when the desk cannot run (or the ledger is not sound), 2 for wrong settings."""
+    """0 after a clean stop, 1 when the desk cannot run any more (or the ledger is not sound), 2 for wrong settings."""
     options = _parser().parse_args(arguments)
     if options.command == "settings":
         print(page(), end="")
@@ -55,11 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _verify(settings)
         logs.configure(settings)
         _warn_of_unknown_settings()
-        uvloop.run(_run(settings))
+        return uvloop.run(_run(settings))
     except (app.CannotBuild, CannotServe, LedgerUnavailable) as error:
         print(f"The desk cannot run: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _warn_of_unknown_settings() -> None:
@@ -71,16 +70,24 @@ def _warn_of_unknown_settings() -> None:
             log.warning("unknown setting, ignored: see --help", name=name, did_you_mean=near[0] if near else None)
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings) -> int:
     stop = _on_signals(settings)
     desk = app.build(settings)
-    await desk.start()
+    lost: list[str] = []
+
+    def on_lost(why: str) -> None:
+        log.critical("the ledger is another desk's now: this one ends, and sends nothing more", reason=why)
+        lost.append(why)
+        _stop_now(stop, settings)
+
+    await desk.start(on_lost)
     interpreter.settle()
     try:
         await serve(desk.desk, settings, ready=partial(_announce, settings), stop=stop)
     finally:
         await desk.stop()
         log.info("stopped")
+    return 1 if lost else 0
 
 
 def _on_signals(settings: Settings) -> asyncio.Event:
@@ -93,12 +100,16 @@ def _on_signals(settings: Settings) -> asyncio.Event:
         if stop.is_set():
             os._exit(128 + number)
         log.info("stopping: what is under way is finished; a second signal ends at once")
-        stop.set()
-        threading.Thread(target=_end_at_the_latest, args=(settings,), name="last resort", daemon=True).start()
+        _stop_now(stop, settings)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     return stop
+
+
+def _stop_now(stop: asyncio.Event, settings: Settings) -> None:
+    stop.set()
+    threading.Thread(target=_end_at_the_latest, args=(settings,), name="last resort", daemon=True).start()
 
 
 def _end_at_the_latest(settings: Settings) -> None:

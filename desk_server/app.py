@@ -6,6 +6,7 @@ from pathlib import Path
 
 import structlog
 
+from desk_server.account_cash import AccountCash
 from desk_server.bookkeeper import Bookkeeper
 from desk_server.brokers import Broker, BrokerRecords
 from desk_server.brokers.alpaca import Tuning
@@ -21,6 +22,7 @@ from desk_server.feeds.none import NoFeed
 from desk_server.feeds.replay import BadTapeFile, ReplayFeed
 from desk_server.feeds.walk import WalkFeed
 from desk_server.ledger import Ledger, LedgerUnavailable
+from desk_server.ledger.postgres import PostgresLedger
 from desk_server.ledger.sqlite import SqliteLedger
 from desk_server.ledger.sqlite_file import verify
 from desk_server.market import Hub
@@ -76,15 +78,21 @@ class App:
             uncompared=self.reconciler.problem,
             freezes=self.reconciler.frozen,
             soon=self.reconciler.soon,
+            account_cash=AccountCash(
+                self.keeper.book, self.keeper.holds, self.reconciler.buying_power, self._account_of
+            ),
             account_of=self._account_of,
             holds_wash_trades=settings.self_trade == "hold",
         )
         self._feeding: asyncio.Task[None] | None = None
         self._feed_failure = ""
 
-    async def start(self) -> None:
-        """Read the ledger, take the exchange's orders back from it, then let lines and orders in."""
-        self.keeper.load()
+    async def start(self, on_lost: Callable[[str], None] = log.critical) -> None:
+        """Read the ledger, take the exchange's orders back from it, then let lines and orders in.
+
+        `on_lost` is called with the reason when another desk has the ledger now: stop then.
+        """
+        self.keeper.load(on_lost)
         for restore in self._restores:
             restore(self.keeper.book.orders.values())
         await self.desk.start()
@@ -184,6 +192,8 @@ def first_bad_event(settings: Settings) -> int | None:
 
 
 def _ledger(settings: Settings) -> Ledger:
+    if url := settings.secret("database_url"):
+        return PostgresLedger(url, lease_s=settings.lease_s)
     return SqliteLedger(ledger_path(settings))
 
 
