@@ -21,8 +21,8 @@ in answers. An unknown field or name is answered 400 with a sentence. All are PO
                                  "fills": "auto"|"held"  held: nothing fills but by /control/fill
                                  "partial": 0.1          how often a fill is only a random part of the rest; 0
                                  "again_ms": [lo, hi]    when the rest of a partial is looked at again; [5, 30]
-                                 "session": "regular"|"closed"|"pre"|"post"|"real"   regular. For opg and cls it is 12:00,
-                                                         21:00, 8:00, 17:00 in New York then
+                                 "session": "regular"|"closed"|"pre"|"post"|"real"   regular. For opg and cls it is
+                                                         12:00, 21:00, 8:00, 17:00 in New York then
                                  "rate_limit": 200       requests a minute and account; 0 = none (headers are sent)
                                  "stop_leg": "new"|"held"  a released stop leg's status; new
                                  "activity_ids": "own"|"execution"  whether the uuid in a FILL activity's id is the

@@ -9,8 +9,6 @@ from tests.alpaca.life import Life
 from tests.alpaca.orders import Order, text
 from tests.alpaca.rules import Draft, Refused, amount, bad, check_pennies
 
-_TERMINAL = frozenset(("filled", "canceled", "expired", "replaced", "rejected"))
-
 
 class Account(Life):
     """Every verb raises Refused as Alpaca would refuse; what comes of it later is told on the streams."""
@@ -101,7 +99,7 @@ class Account(Life):
 
     def cancel(self, order: Order, pick: Pick | None = None) -> None:
         """Ask for a cancel, or raise Refused. The end comes a moment later, unless a fill is faster."""
-        if order.status in _TERMINAL:
+        if not order.is_open:
             raise bad(f'order is already in "{order.status}" state', 42210000)
         if order.status == "pending_cancel":
             return

@@ -8,9 +8,7 @@ from typing import Any
 ZERO = Decimal(0)
 NANO = Decimal("1e-9")
 
-OPEN = frozenset(
-    ("new", "partially_filled", "accepted", "pending_new", "pending_cancel", "pending_replace", "held", "stopped")
-)
+TERMINAL = frozenset(("filled", "canceled", "expired", "replaced", "rejected"))
 
 
 def text(amount: Decimal | None) -> str | None:
@@ -76,7 +74,7 @@ class Order:
 
     @property
     def is_open(self) -> bool:
-        return self.status in OPEN
+        return self.status not in TERMINAL
 
     @property
     def buy(self) -> bool:

@@ -511,7 +511,7 @@ def test_an_unknown_fault_or_parameter_is_refused_with_a_sentence(scene):
         scene.control.arm("gremlin")
     with pytest.raises(ControlError, match="has no 'delay'; it has delay_ms"):
         scene.control.arm("slow_success", delay=3)
-    with pytest.raises(ControlError, match="can be shown on submit; not on 'list'"):
+    with pytest.raises(ControlError, match="can be shown on submit, replace, cancel; not on 'list'"):
         scene.control.arm("late_landing", on="list")
     with pytest.raises(ControlError, match="no fault is called"):
         scene.control.faults({"gremlin": 1})
