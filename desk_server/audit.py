@@ -12,7 +12,7 @@ from desk_server.brokers import BrokerEvent, BrokerOrder, Execution, What
 from desk_server.domain import ZERO, Order
 from desk_server.events import AnyEvent, Executed, ExecutionBusted
 from desk_server.positions import MONEY, Fill
-from desk_server.settle import bust, covered, is_known, place_name
+from desk_server.settle import Booked, bust, covered, is_known, place_name
 
 
 def said(execution: Execution, account: str = "") -> BrokerEvent:
@@ -69,8 +69,10 @@ def corrections(
             if match is not None:
                 extra.remove(fill)
                 missing.remove(match)
-    back: list[AnyEvent] = [_back(fill, now) for fill in extra]
-    return [*back, *(_executed(order, execution, booked) for execution in missing)]
+    new: list[Executed] = []
+    for execution in missing:
+        new.append(_executed(order, execution, [*booked, *new]))
+    return [*(_back(fill, now) for fill in extra), *new]
 
 
 def _same_name(fill: Fill, execution: Execution) -> bool:
@@ -90,7 +92,7 @@ def _back(fill: Fill, now: datetime) -> ExecutionBusted:
     return bust(fill, "the broker's records have it no more", taken)
 
 
-def _executed(order: Order, execution: Execution, booked: Sequence[Fill]) -> Executed:
+def _executed(order: Order, execution: Execution, booked: Sequence[Booked]) -> Executed:
     return Executed(
         at=execution.at,
         order_id=order.order_id,

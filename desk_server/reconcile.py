@@ -22,7 +22,7 @@ from desk_server.bookkeeper import Bookkeeper
 from desk_server.brokers import Broker, BrokerRecords, BrokerThrottled, BrokerUnknown
 from desk_server.clock import Clock
 from desk_server.compare import Difference, Found, Kind, Watch
-from desk_server.domain import State, Symbol, UserId, UserId
+from desk_server.domain import State, Symbol, UserId
 from desk_server.ledger import DuplicateEvent
 from desk_server.order_records import OrderRecords
 from desk_server.settle import Unsettled
@@ -159,13 +159,6 @@ class Reconciler:
         for holdings in self._accounts.holdings:
             if holdings.users is None or user in holdings.users:
                 return holdings.buying_power
-        return None
-
-    def buying_power(self, user: UserId) -> Decimal | None:
-        """Dollars that the broker lets the user's account spend, as it said last; None where it does not tell."""
-        for one in self._accounts.holdings:
-            if one.users is None or user in one.users:
-                return one.buying_power
         return None
 
     def report(self) -> Report:
