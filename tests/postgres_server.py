@@ -37,6 +37,7 @@ class Server:
         self._bin = bin_dir
         self._process: subprocess.Popen[bytes] | None = None
         self._user: dict[str, object] = {}
+        self._free: list[str] = []
         if os.geteuid() == 0:
             name = "postgres" if _exists("postgres") else "nobody"
             entry = pwd.getpwnam(name)
@@ -104,6 +105,16 @@ class Server:
         name = f"desk{next(_numbers)}"
         self.sql("postgres", f"CREATE DATABASE {name}")
         return self.url(name)
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of one without a ledger, until the end of the block. To make one takes longer than to empty one."""
+        url = self._free.pop() if self._free else self.new_database()
+        yield url
+        name = url.partition("@/")[2].partition("?")[0]
+        self.sql("postgres", f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        self.sql(url, "DROP SCHEMA IF EXISTS desk CASCADE")
+        self._free.append(url)
 
     def sql(self, database: str, statement: str) -> list[tuple]:
         """Of a database by its name, or by its URL."""

@@ -22,10 +22,9 @@ from desk_server.ledger.chain import Chain, PostingRow, Row
 from desk_server.ledger.group_commit import BATCH_MAX, WAITING_MAX, Call, Done, GroupCommit, Outcome, refused
 from desk_server.ledger.holder import now_s
 from desk_server.ledger.sqlite_file import (
-    INSERT_EVENT,
-    INSERT_POSTING,
     checked_rows,
     connect,
+    insert,
     last_of,
     lock_of,
     take,
@@ -119,14 +118,14 @@ class SqliteLedger(GroupCommit):
             self._abandon()
             return refused(batch, self._unavailable(error))
 
-    def _commit(self, batch: list[Call], insert: Callable[[list[Call], Chain], list[Outcome]]) -> Done:
+    def _commit(self, batch: list[Call], insert_all: Callable[[list[Call], Chain], list[Outcome]]) -> Done:
         chain = Chain(self._seq, self._hash)
         self._sync_next(any([call.must_sync for call in batch]))
         self._connection.execute("BEGIN IMMEDIATE")
         if not self._is_ours():
             self._abandon()
             return refused(batch, LedgerUnavailable(self._lost))
-        outcomes = insert(batch, chain)
+        outcomes = insert_all(batch, chain)
         self._connection.execute("COMMIT")
         self._seq, self._hash = chain.seq, chain.hash
         if chain.stored:
@@ -158,7 +157,7 @@ class SqliteLedger(GroupCommit):
             rows += more_rows
             moved += more_moved
             outcomes.append((call, chain.seq))
-        self._insert(rows, moved)
+        insert(self._connection, rows, moved)
         return outcomes
 
     def _insert_one_by_one(self, batch: list[Call], chain: Chain) -> list[Outcome]:
@@ -167,7 +166,7 @@ class SqliteLedger(GroupCommit):
             mark = chain.mark()
             self._connection.execute("SAVEPOINT call")
             try:
-                self._insert(*call.rows(chain))
+                insert(self._connection, *call.rows(chain))
             except sqlite3.IntegrityError as error:
                 self._connection.execute("ROLLBACK TO call")
                 chain.back_to(mark)
@@ -177,11 +176,6 @@ class SqliteLedger(GroupCommit):
                 outcomes.append((call, chain.seq))
             self._connection.execute("RELEASE call")
         return outcomes
-
-    def _insert(self, rows: list[Row], moved: list[PostingRow]) -> None:
-        self._connection.executemany(INSERT_EVENT, rows)
-        if moved:
-            self._connection.executemany(INSERT_POSTING, moved)
 
     def _unavailable(self, error: sqlite3.Error) -> LedgerUnavailable:
         name = getattr(error, "sqlite_errorname", "")

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -16,8 +16,8 @@ from desk_server.ledger.chain import checked_rows as checked_rows_of
 from desk_server.ledger.chain import verify as verify_reader
 from desk_server.ledger.schema import APPLICATION_ID, MIGRATIONS, POSTINGS
 
-INSERT_EVENT = "INSERT INTO events (seq, at, kind, user, order_id, dedupe, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-INSERT_POSTING = "INSERT INTO postings (seq, n, account, asset, amount) VALUES (?, ?, ?, ?, ?)"
+_INSERT_EVENT = "INSERT INTO events (seq, at, kind, user, order_id, dedupe, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_POSTING = "INSERT INTO postings (seq, n, account, asset, amount) VALUES (?, ?, ?, ?, ?)"
 # The write-ahead log is copied into the file when it has grown to so many pages (of 4 KiB).
 _CHECKPOINT_PAGES = 1000
 _SELECT_EVENTS = (
@@ -88,11 +88,10 @@ def _prepare(connection: sqlite3.Connection, path: Path, is_new: bool) -> None:
         raise LedgerUnavailable(f"the ledger {path} lies where SQLite cannot keep a write-ahead log: use a local disk")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        _migrate(connection, path, number, script)
+    migrate(connection, path, version)
     last_of(connection)
     if is_new:
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -108,6 +107,12 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
             "install that version"
         )
     return version
+
+
+def migrate(connection: sqlite3.Connection, path: Path, version: int = 0) -> None:
+    """Every step after `version`, each whole or not at all. Raises LedgerUnavailable, sqlite3.Error."""
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        _migrate(connection, path, number, script)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, number: int, script: str) -> None:
@@ -130,10 +135,10 @@ def _post_old_events(connection: sqlite3.Connection, path: Path) -> None:
     reader = SqliteReader(connection, str(path))
     for row, event in checked_rows_of(reader):
         if entry := entries.of(reader.name, row[0], event):
-            connection.executemany(INSERT_POSTING, posting_rows(row[0], entry))
+            connection.executemany(_INSERT_POSTING, posting_rows(row[0], entry))
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """A new file's name is on the disk only when its directory is."""
     directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -144,6 +149,12 @@ def _sync_directory(path: Path) -> None:
 
 def _not_a_ledger(path: Path) -> LedgerUnavailable:
     return LedgerUnavailable(f"{path} is not a desk's ledger: move it away, or give the desk another DESK_RUN_DIR")
+
+
+def insert(connection: sqlite3.Connection, rows: Sequence[Row], moved: Sequence[PostingRow]) -> None:
+    connection.executemany(_INSERT_EVENT, rows)
+    if moved:
+        connection.executemany(_INSERT_POSTING, moved)
 
 
 def last_of(connection: sqlite3.Connection) -> tuple[int, bytes]:

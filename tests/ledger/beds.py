@@ -52,9 +52,9 @@ class PostgresBed:
         )
     )
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, url: str) -> None:
         self.server = server
-        self.place = server.new_database()
+        self.place = url
 
     def make(self, **options: object) -> PostgresLedger:
         return PostgresLedger(self.place, **{"lease_s": LEASE_S, **options})

@@ -1,6 +1,6 @@
 """Ledgers that close themselves."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,10 @@ def sqlite_bed(tmp_path: Path) -> SqliteBed:
 
 
 @pytest.fixture
-def postgres_bed(request: pytest.FixtureRequest) -> PostgresBed:
-    return PostgresBed(request.getfixturevalue("postgres_server"))
+def postgres_bed(request: pytest.FixtureRequest) -> Iterator[PostgresBed]:
+    server = request.getfixturevalue("postgres_server")
+    with server.database() as url:
+        yield PostgresBed(server, url)
 
 
 @pytest.fixture(params=["sqlite_bed", "postgres_bed"])
