@@ -30,6 +30,8 @@ from desk_server.events import AnyEvent, ForeignOrderSeen, OrderAccepted, OrderR
 from desk_server.positions import MONEY
 
 _NAME = re.compile(rf"d1\.({USER_PATTERN.pattern})\.({STRATEGY_PATTERN.pattern})\.([0-7][0-9A-HJKMNP-TV-Z]{{25}})")
+# States in which the desk does not know that the broker has the order, or thinks that it has not.
+UNSURE = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE, State.REJECTED, State.NOT_SENT})
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -79,6 +81,7 @@ class Attribution:
         if there.broker_order_id in self._legs_named or there.broker_order_id in self._new:
             return
         if order is not None:
+            self._name(order, there)
             self._take_legs(order, there)
         elif (owner := self._owner(there)) is not None:
             self._recover(there, owner)
@@ -114,6 +117,19 @@ class Attribution:
     def _recover_alone(self, there: BrokerOrder, owner: Owner, parent: Order) -> None:
         self.recovered += 1
         self.events.append(OrderRecovered(at=self._now, order=self._order(there, owner, parent)))
+
+    def _name(self, order: Order, there: BrokerOrder) -> None:
+        """An order whose execution or end was told before its acceptance has no name at the broker yet."""
+        is_settled = order.state not in UNSURE and OrderId(order.replaces) not in self._book.replacing
+        if not order.broker_order_id and is_settled:
+            self.events.append(
+                OrderAccepted(
+                    at=self._now,
+                    order_id=order.order_id,
+                    broker_order_id=there.broker_order_id,
+                    status=order.broker_status or "new",
+                )
+            )
 
     def _take_legs(self, order: Order, there: BrokerOrder) -> None:
         """Legs of an order that the book has: named by the broker now, or put there in the place of one it has."""

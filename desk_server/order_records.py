@@ -11,7 +11,7 @@ from decimal import Decimal
 import structlog
 from msgspec import Struct
 
-from desk_server.attribution import Attribution, flat, in_order, known
+from desk_server.attribution import UNSURE, Attribution, flat, in_order, known
 from desk_server.audit import corrections, does_not_fit, said
 from desk_server.bookkeeper import Bookkeeper
 from desk_server.brokers import Broker, BrokerEvent, BrokerOrder, BrokerRecords, BrokerUnknown, Execution, What
@@ -31,7 +31,6 @@ FINDS_MAX = 20
 STRAYS_MAX = 1000
 _AT_BROKER = frozenset({State.LIVE, State.HELD})
 _GIVEN_UP = frozenset({State.REJECTED, State.NOT_SENT})
-_UNSURE = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE}) | _GIVEN_UP
 _OVER = {What.CANCELED, What.EXPIRED, What.REPLACED, What.FILL, What.REJECTED}
 # Statuses that say no more than an order's executions and requests do.
 _NO_NEWS = frozenset({"partially_filled", "pending_cancel", "pending_replace", "held"})
@@ -257,7 +256,7 @@ class OrderRecords:
             return None
         at = there.updated_at or self._clock.now()
         status = there.status if there.is_open else "new"
-        if order.state in _UNSURE:
+        if order.state in UNSURE:
             if OrderId(order.replaces) in self._book.replacing:
                 return None  # that it is in the other's place is told by the other's end
             if order.state in _GIVEN_UP and order.broker_order_id == there.broker_order_id and not there.is_open:
