@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from msgspec import Struct
@@ -22,8 +22,6 @@ _NOT_FOUND = "40410000"
 # Bounds of lists are exclusive and of unknown precision; what is asked for twice is told apart by its id.
 _OVERLAP = timedelta(milliseconds=1)
 _PAGES_MAX = 2_000
-
-_T = TypeVar("_T")
 
 
 class AccountState(Struct, frozen=True):
@@ -156,9 +154,10 @@ class Account:
             page = orders.listed(looked_up(answer), self.name)
             fresh = [order for order in page if order.broker_order_id not in found]
             found |= {order.broker_order_id: order for order in fresh}
-            if len(page) < ORDERS_PAGE:
+            # Whether `limit` counts the legs inside of their entries is not documented: at most two each.
+            if len(page) < ORDERS_PAGE // 3 or (not fresh and len(page) < ORDERS_PAGE):
                 return list(found.values())
-            last = page[-1].created_at
+            last = page[-1].created_at if page else None
             if last is None or not fresh:
                 raise BrokerUnknown("Alpaca's list of orders cannot be paged through")
             query = {**query, "after": stamp(last - _OVERLAP)}

@@ -1,8 +1,9 @@
 """Alpaca's Broker API: every user has a sub-account of their own."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from desk_server.brokers import Ack, Activity, BrokerOrder, BrokerRejected, Capabilities, Execution, Holdings
 from desk_server.brokers.alpaca import Tuning, records
@@ -17,6 +18,7 @@ from desk_server.domain import Order, OrderChange, UserId
 SANDBOX_URL = "https://broker-api.sandbox.alpaca.markets"
 _REPLAYED = timedelta(hours=1)
 _EXECUTIONS_OVERLAP = timedelta(seconds=1)
+_T = TypeVar("_T")
 
 
 class AlpacaSubAccounts(AlpacaBase):
@@ -87,7 +89,7 @@ class AlpacaSubAccounts(AlpacaBase):
         return None if account is None else await account.find(order)
 
     async def holdings(self) -> Sequence[Holdings]:
-        return await asyncio.gather(*(self._holdings(account) for account in self._accounts.values()))
+        return await self._of_each(self._holdings)
 
     async def _holdings(self, account: Account) -> Holdings:
         state = await account.state()
@@ -97,7 +99,7 @@ class AlpacaSubAccounts(AlpacaBase):
         return Holdings(account.name, users, cash, buying_power, state.positions, problem)
 
     async def orders(self, since: datetime) -> Sequence[BrokerOrder]:
-        lists = await asyncio.gather(*(account.orders(since) for account in self._accounts.values()))
+        lists = await self._of_each(lambda account: account.orders(since))
         every = [order for orders in lists for order in orders]
         return sorted(every, key=lambda order: order.created_at or since)
 
@@ -118,6 +120,16 @@ class AlpacaSubAccounts(AlpacaBase):
     async def _look(self) -> None:
         """That an account is blocked is its user's problem alone, and shows in `holdings`."""
         await self.market_clock()
+
+    async def _of_each(self, ask: Callable[[Account], Awaitable[_T]]) -> list[_T]:
+        """Of every account, some at a time: there may be more of them than requests that may wait."""
+        turns = asyncio.Semaphore(self.tuning.record_threads)
+
+        async def in_turn(account: Account) -> _T:
+            async with turns:
+                return await ask(account)
+
+        return await asyncio.gather(*(in_turn(account) for account in self._accounts.values()))
 
     def _account(self, order: Order) -> Account:
         account = self._account_of.get(order.user)
