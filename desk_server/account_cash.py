@@ -4,7 +4,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from desk_server.book import Book
-from desk_server.domain import ZERO, UserId
+from desk_server.domain import ZERO, UserId, is_house
 from desk_server.holds import Holds
 
 
@@ -31,7 +31,8 @@ class AccountCash:
         if told is None:
             return None
         account = self._account_of(user)
-        users = [one for one in self._book.accounts.values() if self._account_of(one.user) == account]
+        everybody = (one for one in self._book.accounts.values() if not is_house(one.user))
+        users = [one for one in everybody if self._account_of(one.user) == account]
         now = {one.user: self._book.buying_power(one.user) - self._holds.cash(one.user) for one in users}
         last = self._last.get(account)
         if last is None or last[0] is not told:

@@ -13,6 +13,7 @@ what it was to replace may have changed meanwhile.
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -32,7 +33,7 @@ from desk_server.brokers import (
     What,
 )
 from desk_server.clock import Clock
-from desk_server.domain import Order, OrderId, State
+from desk_server.domain import OPEN_STATES, Order, OrderId, State
 from desk_server.drafts import not_sent_reason
 from desk_server.events import (
     AnyEvent,
@@ -218,6 +219,17 @@ class Resolver:
     async def _record(self, *events: AnyEvent) -> None:
         await self._desk.keeper.record_stubbornly(*events)
 
+    async def _record_while(
+        self, order: Order, states: frozenset[State], make: Callable[[Order], Sequence[AnyEvent]]
+    ) -> None:
+        """Nothing the broker says is booked between the look at the order's state and the record."""
+
+        def events() -> Sequence[AnyEvent]:
+            now = self._order(order.order_id)
+            return make(now) if now.state in states else ()
+
+        await self._desk.keeper.record_checked(events)
+
     # ---- not sent: the broker's request limit ----
 
     async def _send_unsent(self, order: Order) -> None:
@@ -294,9 +306,9 @@ class Resolver:
         if await self._is_listed(order, case):
             log.error("the broker lists an order that it does not find", **_words(order))
             return
-        order = self._order(order.order_id)
-        if order.state in _IN_DOUBT:
-            await self._record(self._never_there(order, self._why_not_again(order, case), case.rejected))
+        await self._record_while(
+            order, _IN_DOUBT, lambda now: [self._never_there(now, self._why_not_again(now, case), case.rejected)]
+        )
 
     def _never_there(self, order: Order, why: str, rejected: BrokerRejected | None = None) -> AnyEvent:
         now = self._desk.clock.now()
@@ -328,18 +340,23 @@ class Resolver:
         if found.symbol != order.request.symbol or found.side is not order.request.side:
             log.critical("the broker has another order under this one's name", **_words(order), found=str(found)[:300])
             raise BrokerUnknown("the broker answers with another order")
-        now = self._desk.clock.now()
-        end = _end(order, found, now)
-        events: list[AnyEvent] = [end] if isinstance(end, OrderRejected) else [_lives(order, found, now)]
         if order.state is State.QUARANTINE:
             log.error("an order in quarantine is at the broker after all", **_words(order), status=found.status)
-            if found.is_open and not order.cancel_requested and self._is_unwanted(order, case):
-                events.append(CancelRequested(at=now, order_id=order.order_id, by="desk"))
-        if isinstance(end, OrderEnded):
-            events.append(end)
-        await self._record(*events)
-        if end is None and (not found.is_open or found.filled_qty != order.filled_qty):
+        await self._record_while(order, _IN_DOUBT, lambda now: self._proved(now, found, case))
+        now = self._order(order.order_id)
+        if now.filled_qty != found.filled_qty or (now.state.is_open and not found.is_open):
             self._desk.soon()
+
+    def _proved(self, order: Order, found: BrokerOrder, case: _Case) -> list[AnyEvent]:
+        now = self._desk.clock.now()
+        end = _end(order, found, now)
+        if isinstance(end, OrderRejected):
+            return [end]
+        events: list[AnyEvent] = [_lives(order, found, now)]
+        is_unwanted = order.state is State.QUARANTINE and self._is_unwanted(order, case)
+        if is_unwanted and found.is_open and not order.cancel_requested:
+            events.append(CancelRequested(at=now, order_id=order.order_id, by="desk"))
+        return [*events, end] if end is not None else events
 
     def _is_unwanted(self, order: Order, case: _Case) -> bool:
         """Nobody waits for what was given up; a replacement was only not found at once."""
@@ -375,10 +392,10 @@ class Resolver:
         if found.is_open:
             return False
         end = _end(order, found, desk.clock.now())
-        if end is not None:
-            await self._record(end)
-        else:
+        if end is None:
             desk.soon()
+        else:
+            await self._record_while(order, OPEN_STATES, lambda now: [end] if _agree(now, found) else [])
         return True
 
     def _watch(self, order_id: OrderId, case: _Case) -> None:
@@ -433,12 +450,16 @@ def _lives(order: Order, found: BrokerOrder, now: datetime) -> AnyEvent:
 
 def _end(order: Order, found: BrokerOrder, now: datetime) -> OrderEnded | OrderRejected | None:
     """The order's end as the broker's record tells it; None while executions are missing, or it is none."""
-    if found.end is None or found.filled_qty != order.filled_qty:
+    if found.end is None or not _agree(order, found):
         return None
     if found.end is What.REJECTED and not found.filled_qty and not order.replaces:
         return OrderRejected(at=now, order_id=order.order_id, code="rejected", message=found.message or "no reason")
     state = _ENDS.get(found.end)
     return None if state is None else OrderEnded(at=now, order_id=order.order_id, state=state, reason=found.message)
+
+
+def _agree(order: Order, found: BrokerOrder) -> bool:
+    return found.filled_qty == order.filled_qty
 
 
 def _working_status(found: BrokerOrder) -> str:
