@@ -47,6 +47,12 @@ def does_not_fit(execution: Execution, booked: Sequence[Fill]) -> str:
     return f"{part:f} of its {execution.qty:f} shares are booked, under another execution"
 
 
+def is_the_same(listed: Sequence[Execution], booked: Sequence[Fill]) -> bool:
+    """Whether the broker's list and the book have the same trades, whatever they call them."""
+    trades = sorted((one.qty, one.price) for one in listed)
+    return trades == sorted((fill.qty, fill.price) for fill in booked if not fill.is_busted)
+
+
 def total(executions: Iterable[Execution]) -> Decimal:
     found = ZERO
     for execution in executions:

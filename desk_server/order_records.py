@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from desk_server.attribution import UNSURE, Attribution, flat, in_order, known
-from desk_server.audit import corrections, does_not_fit, said
+from desk_server.audit import corrections, does_not_fit, is_the_same, said
 from desk_server.bookkeeper import Bookkeeper
 from desk_server.brokers import Broker, BrokerEvent, BrokerOrder, BrokerRecords, BrokerUnknown, Execution, What
 from desk_server.clock import Clock
@@ -335,7 +335,7 @@ class OrderRecords:
             why = "its executions are not all told yet, or some were taken back"
         for execution in listed:
             why = why or does_not_fit(execution, booked)
-        if not why:
+        if not why or (there.filled_qty == order.filled_qty and is_the_same(listed, booked)):
             return None
         return Found(
             Kind.FILLED,
