@@ -16,7 +16,7 @@ import pytest
 from alpaca_samples import order_json
 from msgspec.structs import replace
 from odd_server import http, odd_server, silence, trickle
-from paper_samples import limit, make_order
+from paper_samples import limit, make_group, make_order
 from rigs import DEADLINE_S, FAST, AlpacaRig, connected
 
 from desk_server.brokers import BrokerRejected, BrokerThrottled, BrokerUnknown
@@ -304,6 +304,48 @@ async def test_a_replacement_of_a_partly_filled_order_gets_the_rest():
         rig.control.fill(new.client_order_id)
         await rig.until(new, "fill")
         assert [(fill.qty, fill.filled_qty) for fill in rig.fills(new)] == [(8, 8)]
+
+
+def without_legs(lookup):
+    """A broker that answers a bracket without its legs, and `lookup` when asked for it again."""
+
+    def answer(method, path, headers, body):
+        if method == "GET":
+            return lookup
+        sent = json.loads(body)
+        names = ("client_order_id", "symbol", "side", "type", "qty", "time_in_force", "order_class")
+        taken = order_json(limit_price=None, **{name: sent[name] for name in names})
+        return http(200, json.dumps(taken))
+
+    return answer
+
+
+async def test_legs_that_the_answer_leaves_out_are_asked_for():
+    """They are told apart by their type, whatever stands first."""
+    order, legs = make_group("bracket")
+    parts = [order_json(id="s", type="stop", client_order_id="x"), order_json(id="p", client_order_id="y")]
+    whole = order_json(type="market", order_class="bracket", client_order_id=order.client_order_id, legs=parts)
+    async with broker_at(without_legs(http(200, json.dumps(whole)))) as (broker, server):
+        ack = await broker.submit(order, legs)
+        assert [leg.broker_order_id for leg in ack.legs] == ["p", "s"]
+        assert [method for method, *_ in server.seen] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        http(429, '{"code": 42910000, "message": "rate limit exceeded"}'),
+        http(404, '{"code": 40410000, "message": "order not found for x"}'),
+        http(503),
+        http(200, "{}"),
+    ],
+)
+async def test_an_order_that_was_taken_is_never_called_unsent(lookup):
+    """A limit that is hit while its legs are asked for does not mean that the order was not looked at."""
+    order, legs = make_group("bracket")
+    async with broker_at(without_legs(lookup)) as (broker, _):
+        with pytest.raises(BrokerUnknown):
+            await broker.submit(order, legs)
 
 
 async def test_a_wash_trade_names_nobodys_order():

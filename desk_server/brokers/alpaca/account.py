@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from desk_server.brokers import Ack, BrokerOrder, BrokerRejected, BrokerUnknown, Holding
+from desk_server.brokers import Ack, BrokerOrder, BrokerRejected, BrokerThrottled, BrokerUnknown, Holding
 from desk_server.brokers.alpaca import orders, records
 from desk_server.brokers.alpaca.answers import Answer, is_not_found, refusal, result
 from desk_server.brokers.alpaca.fields import Json, mapping, rows, stamp, text
@@ -45,11 +45,16 @@ class Account:
         json = orders.order_in(result(answer))
         self._require_echo(json, order)
         self._remember(json)
+        return orders.ack(json, legs) or await self._ack_with_legs(order, legs, text(json, "id"))
+
+    async def _ack_with_legs(self, order: Order, legs: Sequence[Order], broker_order_id: str) -> Ack:
+        """Of an order that was taken and answered without its legs. Whatever goes wrong here, the broker has it."""
+        try:
+            json = await self._by_id(Lane.LOOKUPS, broker_order_id)
+        except BrokerThrottled as no:
+            raise BrokerUnknown(f"Alpaca took the order and did not tell of its legs: {no}") from None
+        self._require_echo(json, order)
         ack = orders.ack(json, legs)
-        if ack is None:
-            json = await self._by_id(Lane.LOOKUPS, text(json, "id"))
-            self._require_echo(json, order)
-            ack = orders.ack(json, legs)
         if ack is None:
             raise BrokerUnknown("Alpaca took the order and does not tell of its legs yet")
         return ack
