@@ -265,17 +265,17 @@ class Desk:
         """Record the refusal, so that it is the answer for ever; unless a later try may pass."""
         if refused.code in TRANSIENT:
             raise _error(refused)
-        order, _ = draw_up(who, request, self.clock.now())
-        order = changed(
-            order,
-            state=State.REFUSED,
-            code=refused.code.value,
-            message=refused.message,
-            limit=refused.limit,
-            observed=refused.observed,
-        )
+        order = _refused(draw_up(who, request, self.clock.now())[0], refused)
         await self.keeper.record(OrderRefused(at=order.created_at, order=order))
         return self.book.orders[order.order_id]
+
+    async def _refuse_replacement(self, old: Order, change: OrderChange, refused: risk.Refused) -> Order:
+        """As `_refuse`. What nobody can ask for again, having no request id, need not be recorded."""
+        if refused.code in TRANSIENT or not change.request_id:
+            raise _error(refused, old.order_id)
+        new = _refused(draw_up_replacement(old, change, self.clock.now()), refused)
+        await self.keeper.record(OrderRefused(at=new.created_at, order=new))
+        return self.book.orders[new.order_id]
 
     async def _intend(self, event: OrderIntended | ReplaceIntended, hold: Hold) -> None:
         """Make the intent durable. Until it is folded, what it needs (`hold`) is kept apart from the book."""
@@ -411,16 +411,14 @@ class Desk:
         old = self.order(who, order_id)
         rules.check_change(old, change, asset, self._market_time())
         is_being_replaced = old.order_id in self._being_replaced or old.order_id in self.book.replacing
+        verdict = self._judge(who, changed_request(old, change), old)
         if old.state is not State.LIVE or old.cancel_requested or is_being_replaced:
-            raise DeskError(
-                Code.NOT_REPLACEABLE,
-                f"the order is {'being replaced' if is_being_replaced else old.status}: "
-                "only a working order can be replaced",
-                order_id=old.order_id,
-            )
-        match self._judge(who, changed_request(old, change), old):
+            how = "being replaced" if is_being_replaced else old.status
+            no = risk.Refused(Code.NOT_REPLACEABLE, f"the order is {how}: only a working order can be replaced")
+            verdict = verdict if _is_throttled(verdict) else no
+        match verdict:
             case risk.Refused() as refused:
-                raise _error(refused)
+                return await self._refuse_replacement(old, change, refused)
             case risk.Approved() as approved:
                 new = draw_up_replacement(old, change, self.clock.now(), approved)
                 self._being_replaced.add(old.order_id)
@@ -738,8 +736,26 @@ def _may_cancel(who: Identity) -> None:
         raise DeskError(Code.FORBIDDEN, "this token may only read: ask for one that may trade")
 
 
-def _error(no: risk.Refused) -> DeskError:
-    return DeskError(no.code, no.message, limit=no.limit, observed=no.observed, retry_after_s=no.retry_after_s)
+def _error(no: risk.Refused, order_id: str = "") -> DeskError:
+    return DeskError(
+        no.code, no.message, limit=no.limit, observed=no.observed, order_id=order_id, retry_after_s=no.retry_after_s
+    )
+
+
+def _refused(order: Order, no: risk.Refused) -> Order:
+    return changed(
+        order,
+        state=State.REFUSED,
+        code=no.code.value,
+        message=no.message,
+        limit=no.limit,
+        observed=no.observed,
+        reserved_cash=ZERO,
+    )
+
+
+def _is_throttled(verdict: risk.Approved | risk.Refused) -> bool:
+    return isinstance(verdict, risk.Refused) and verdict.code is Code.THROTTLED
 
 
 def _accepted(order_id: OrderId, ack: Ack, now: datetime) -> OrderAccepted:

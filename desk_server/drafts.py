@@ -48,7 +48,7 @@ def draw_up(
     return changed(order, leg_ids=tuple(leg.order_id for leg in legs)), legs
 
 
-def draw_up_replacement(old: Order, change: OrderChange, now: datetime, approved: Approved) -> Order:
+def draw_up_replacement(old: Order, change: OrderChange, now: datetime, approved: Approved = _NOTHING) -> Order:
     """The order that shall take the place of `old`; whoever asked, it stays its owner's."""
     request = changed_request(old, change)
     owner = Identity(old.user, Role.STRATEGY, old.strategy, old.deployment_id)
@@ -156,7 +156,8 @@ def answer(order: Order) -> Order:
                 order.message,
                 limit=order.limit,
                 observed=order.observed,
-                order_id=order.order_id,
+                # Of a replacement that was refused there is only the order that stands.
+                order_id=order.replaces or order.order_id,
             )
         case State.REJECTED if order.replaces:
             raise DeskError(
