@@ -5,8 +5,10 @@ Production code knows nothing of this. Each patch fails loudly where what it pat
 
 import json
 import os
+import random
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -55,6 +57,11 @@ class Points:
         if self._board.arrive(point):
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)
+
+    def reach_soon(self, point: str) -> None:
+        """The end comes from another thread, while this one goes on for a few milliseconds."""
+        if self._board.arrive(point):
+            threading.Timer(random.uniform(0, 0.004), os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     def reach_for(self, when: str, events: Iterable[AnyEvent]) -> None:
         kinds = {type(event) for event in events}
@@ -117,6 +124,7 @@ def _watch_ledgers(points: Points, witness: Witness) -> None:
         wrap(kind, "append", appending)
         wrap(kind, "open", opening)
     _watch_sqlite(points)
+    _watch_postgres(points)
 
 
 def _watch_sqlite(points: Points) -> None:
@@ -158,6 +166,37 @@ def _watch_sqlite(points: Points) -> None:
         return lambda *args, **named: connect(*args, **{"factory": Watched, **named})
 
     wrap(sqlite3, "connect", connecting)
+
+
+def _watch_postgres(points: Points) -> None:
+    """A batch is one statement there, which is its transaction: it is killed while the server works at it."""
+    try:
+        from desk_server.ledger import postgres, postgres_file  # noqa: PLC0415  (psycopg may be missing)
+    except ImportError:
+        return
+
+    def inserting(insert: Callable[..., bool]) -> Callable[..., bool]:
+        def inserted(link: Any, epoch: int, before: int, rows: Any, moved: Any) -> bool:
+            for group in {group for row in rows if (group := _KINDS.get(row[2]))}:
+                points.reach_soon(f"in_{group}_commit")
+            return insert(link, epoch, before, rows, moved)
+
+        return inserted
+
+    def migrating(execute: Callable[..., Any]) -> Callable[..., Any]:
+        def executed(self: Any, query: Any, *more: Any, **named: Any) -> Any:
+            steps = (*postgres_file.MIGRATIONS, "INSERT INTO desk.migrations")
+            if isinstance(query, str) and query.startswith(steps):
+                points.reach("mid_migration")
+                answer = execute(self, query, *more, **named)
+                points.reach("mid_migration")
+                return answer
+            return execute(self, query, *more, **named)
+
+        return executed
+
+    wrap(postgres, "insert", inserting)
+    wrap(postgres_file.Link, "execute", migrating)
 
 
 def _watch_requests(points: Points, witness: Witness) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.crash.epoch import Epoch
 
 # How long a desk may take to be ready while its broker misbehaves, to reach an armed point, to end when asked to.
-_READY_S, _POINT_S, _TERM_S = 12.0, 2.0, 12.0
+_READY_S, _POINT_S, _TERM_S = 12.0, 1.0, 12.0
 
 
 class Executioner:
@@ -42,8 +42,8 @@ class Executioner:
             "clock_step": self._clock_step,
             "broker_silent": self._broker_silent,
             "streams_cut": self._streams_cut,
-        }
-        self._weights = {"kill": 40, "kill_at_point": 45, "clock_step": 3, "stop_and_go_on": 3, "sigterm": 3}
+        } | {name: self._with_desk(act) for name, act in epoch.database.acts().items()}
+        self._weights = {"kill": 45, "kill_at_point": 45, "clock_step": 2, "sigterm": 2}
 
     def begin(self) -> None:
         """A ledger that does not exist yet: killed in the middle of its making, again and again, until it is."""
@@ -64,7 +64,7 @@ class Executioner:
             self.act(first.pop())
         while self.kills < kills:
             names = list(self.acts)
-            self.act(self.chance.choices(names, [self._weights.get(name, 2) for name in names])[0])
+            self.act(self.chance.choices(names, [self._weights.get(name, 1) for name in names])[0])
 
     def act(self, name: str) -> None:
         self.epoch.note(f"act {name}")
@@ -104,8 +104,8 @@ class Executioner:
         """Early ones meet the desk while it recovers."""
         is_early = self.chance.random() < 0.3
         desk = self._alive(ready=not is_early)
-        delay_s = self.chance.uniform(0, 0.15) if is_early else self.chance.expovariate(1 / 0.3)
-        desk.ended(min(delay_s, 2.0))
+        delay_s = self.chance.uniform(0, 0.15) if is_early else self.chance.expovariate(1 / 0.25)
+        desk.ended(min(delay_s, 1.5))
         self._end(desk)
 
     def _kill_at_point(self) -> None:
@@ -186,6 +186,13 @@ class Executioner:
         second.kill()
         self.kills += 1
         self.epoch.desk = None
+
+    def _with_desk(self, act: Callable[[], None]) -> Callable[[], None]:
+        def acting() -> None:
+            self._alive()
+            act()
+
+        return acting
 
     def _disk_full(self) -> None:
         desk = self._alive()

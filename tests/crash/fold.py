@@ -35,10 +35,17 @@ class Order:
     def qty(self) -> Decimal | None:
         return Decimal(self.request["qty"]) if self.request.get("qty") else None
 
+    old: "Order | None" = None
+
     def become(self, row: Row, state: str) -> None:
-        if state != self.state:
-            self.steps.append((row.seq, row.kind, self.state, state))
-            self.state = state
+        if state == self.state:
+            return
+        self.steps.append((row.seq, row.kind, self.state, state))
+        self.state = state
+        # Whatever proves that a replacement lives proves that the old order is over.
+        if self.old is not None and state in ("live", "filled") and self.old.state in OPEN:
+            self.old.replaced_by = self.order_id
+            self.old.become(row, "replaced")
 
 
 @dataclass(slots=True)
@@ -95,7 +102,8 @@ class Books:
             self._enter(row, leg, leg.get("state", "held")).parent = entry.order_id
 
     def _ReplaceIntended(self, row: Row, body: dict[str, Any]) -> None:
-        self._enter(row, body["order"], "sending").replaces = body["order_id"]
+        new = self._enter(row, body["order"], "sending")
+        new.replaces, new.old = body["order_id"], self.order(row, body["order_id"])
 
     def _enter(self, row: Row, body: dict[str, Any], state: str) -> Order:
         order = Order(body["order_id"], body["client_order_id"], body["user"], dict(body["request"]), row.seq, state)
@@ -150,7 +158,7 @@ class Books:
 
     def _OrderReplaced(self, row: Row, body: dict[str, Any]) -> None:
         old, new = self.order(row, body["order_id"]), self.order(row, body["new_order_id"])
-        if not old or not new or old.replaced_by:
+        if not old or not new or old.replaced_by not in ("", new.order_id):
             return
         old.replaced_by = new.order_id
         new.broker_id = body.get("broker_order_id", "") or new.broker_id

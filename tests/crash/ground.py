@@ -3,12 +3,13 @@
 import contextlib
 import os
 import resource
+import shutil
 import socket
 import sqlite3
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.crash.broker import Broker
@@ -35,12 +36,12 @@ class Database(ABC):
         run_dir.mkdir(exist_ok=True)
         return run_dir
 
-    @abstractmethod
-    def read(self, into: History) -> None: ...
+    def acts(self) -> dict[str, Callable[[], None]]:
+        """What else may befall it while a desk uses it."""
+        return {}
 
     @abstractmethod
-    def fingerprint(self) -> tuple[int, int]:
-        """(last seq, rows that do not count): changes when anything is written."""
+    def read(self, into: History) -> None: ...
 
     @abstractmethod
     def full(self, pid: int) -> contextlib.AbstractContextManager[None]: ...
@@ -52,7 +53,8 @@ class Database(ABC):
     def read_only(self) -> contextlib.AbstractContextManager[None]: ...
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self, kept: Path) -> None:
+        """What the ledger was stays in `kept`, for who looks into a failure."""
 
 
 class Sqlite(Database):
@@ -63,9 +65,7 @@ class Sqlite(Database):
     def __init__(self, run_dir: Path) -> None:
         self._home = run_dir / "ledger"
         self._home.mkdir(parents=True, mode=0o700)
-        options = f"size={_LEDGER_MIB}m,mode=0700"
-        mount = ["mount", "-t", "tmpfs", "-o", options, "crash", str(self._home)]
-        self._is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+        self._is_mounted = mounted(self._home, _LEDGER_MIB)
         self.path = self._home / "desk.db"
 
     def env(self) -> dict[str, str]:
@@ -79,11 +79,6 @@ class Sqlite(Database):
 
     def read(self, into: History) -> None:
         read_sqlite(self.path, into)
-
-    def fingerprint(self) -> tuple[int, int]:
-        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10)) as connection:
-            seq = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
-            return int(seq), 0
 
     @contextlib.contextmanager
     def full(self, pid: int) -> Iterator[None]:
@@ -138,17 +133,24 @@ class Sqlite(Database):
         finally:
             subprocess.run(["mount", "-o", "remount,rw", str(self._home)], check=True, capture_output=True)
 
-    def close(self) -> None:
-        """What the ledger was stays in the run's directory, for who looks into a failure."""
-        if not self._is_mounted:
+    def close(self, kept: Path) -> None:
+        shutil.copytree(self._home, kept, dirs_exist_ok=True)
+        if self._is_mounted:
+            unmount(self._home)
+
+
+def mounted(directory: Path, mib: int) -> bool:
+    """Whether a file system of that size, in memory, could be put there: it takes the rights of root."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "crash", str(directory)]
+    return subprocess.run(mount, check=False, capture_output=True).returncode == 0
+
+
+def unmount(directory: Path) -> None:
+    for _ in range(50):
+        if subprocess.run(["umount", str(directory)], check=False, capture_output=True).returncode == 0:
             return
-        kept = self._home.with_name("ledger-kept")
-        subprocess.run(["cp", "-a", str(self._home), str(kept)], check=False, capture_output=True)
-        for _ in range(50):
-            if subprocess.run(["umount", str(self._home)], check=False, capture_output=True).returncode == 0:
-                return
-            time.sleep(0.1)
-        subprocess.run(["umount", "--lazy", str(self._home)], check=False, capture_output=True)
+        time.sleep(0.1)
+    subprocess.run(["umount", "--lazy", str(directory)], check=False, capture_output=True)
 
 
 def free_port() -> int:

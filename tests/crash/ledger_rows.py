@@ -19,13 +19,13 @@ def read_sqlite(path: Path, into: History) -> None:
     """What lies there now; the desk may be alive."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
         into.integrity += [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
-        _take(connection.execute(_EVENTS).fetchall(), into)
+        take_events(connection.execute(_EVENTS).fetchall(), into)
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "postings" in tables:
-            _take_postings(connection.execute(_POSTINGS).fetchall(), into)
+            take_postings(connection.execute(_POSTINGS).fetchall(), into)
 
 
-def _take(rows: Iterable[Any], into: History) -> None:
+def take_events(rows: Iterable[Any], into: History) -> None:
     last = bytes(32)
     for seq, kind, body, row_hash in rows:
         text = bytes(body)
@@ -36,5 +36,5 @@ def _take(rows: Iterable[Any], into: History) -> None:
         into.rows.append(Row(seq, kind, json.loads(text)))
 
 
-def _take_postings(rows: Iterable[Any], into: History) -> None:
+def take_postings(rows: Iterable[Any], into: History) -> None:
     into.postings = [Posting(seq, account, asset, Decimal(amount)) for seq, account, asset, amount in rows]

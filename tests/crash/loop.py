@@ -92,10 +92,8 @@ class Run:
 
     def never(self) -> list[str]:
         """Faults, acts and kill points of which there was none."""
-        points = [point for point in POINTS if not (point.startswith("in_") and self.plan.ledger != "sqlite")]
-        if self.plan.ledger != "sqlite":
-            points.remove("mid_migration")
-        wanted = [(self.total("faults"), FAULTS), (self.total("acts"), ACTS), (self.total("points"), points)]
+        acts = _acts(self.plan)
+        wanted = [(self.total("faults"), FAULTS), (self.total("acts"), acts), (self.total("points"), POINTS)]
         return [name for counts, names in wanted for name in names if not counts[name]]
 
 
@@ -162,9 +160,9 @@ def _epoch(plan: Plan, number: int, kills: int, root: Path, *, zygote: Zygote, b
     epochs = -(-plan.kills // plan.epoch_kills)
     directory = root / f"epoch-{number}"
     directory.mkdir()
-    acts, faults = list(ACTS), list(FAULTS)
+    acts, faults = _acts(plan), list(FAULTS)
     random.Random(plan.seed).shuffle(acts)
-    database = _database(plan, directory)
+    database = _database(plan, number, directory)
     try:
         epoch = Epoch(
             directory,
@@ -179,7 +177,7 @@ def _epoch(plan: Plan, number: int, kills: int, root: Path, *, zygote: Zygote, b
             acts, faults = [], list(QUICK_FAULTS)
         outcome = epoch.run(kills, acts[number::epochs], faults_of(chance, faults), faults[number::epochs])
     finally:
-        database.close()
+        database.close(directory / "ledger-kept")
     if outcome.violations:
         lines = [f"{number} {INVARIANTS[number].__doc__}\n    {breach}\n" for number, breach in outcome.violations]
         (directory / "violations.txt").write_text("".join(lines))
@@ -188,11 +186,15 @@ def _epoch(plan: Plan, number: int, kills: int, root: Path, *, zygote: Zygote, b
     return outcome
 
 
-def _database(plan: Plan, directory: Path) -> Database:
+def _acts(plan: Plan) -> list[str]:
+    return [*ACTS, "database_killed", "database_stopped"] if plan.ledger == "postgres" else list(ACTS)
+
+
+def _database(plan: Plan, number: int, directory: Path) -> Database:
     if plan.ledger == "postgres":
         from tests.crash.postgres import Postgres  # noqa: PLC0415  (its driver may be missing)
 
-        return Postgres(directory)
+        return Postgres(random.Random(f"database {plan.seed}/{number}"))
     return Sqlite(directory / "run")
 
 
