@@ -45,6 +45,9 @@ class Money:
         # By order symbol, then order id.
         self.open: dict[str, dict[str, Order]] = defaultdict(dict)
         self._price_of = price_of
+        # What open purchases may cost, and each one's share of it.
+        self.reserved = ZERO
+        self._shares: dict[str, Decimal] = {}
 
     def held(self, asset: Asset) -> Holding:
         return self.holdings.get(asset.position_symbol, NOTHING)
@@ -126,14 +129,13 @@ class Money:
     def equity(self) -> Decimal:
         return self.cash + sum((h.qty * self._price_of(s) for s, h in self.holdings.items()), ZERO)
 
-    def reserved(self) -> Decimal:
-        """What open orders that open or add to a position may cost."""
-        total = ZERO
-        for orders in self.open.values():
-            for order in orders.values():
-                if order.buy and order.parent is None and order.status != "pending_replace":
-                    total += self.cost_of(order)
-        return total
+    def note(self, order: Order) -> None:
+        """Reserve what an open purchase may still cost; to be told whenever something happened to it."""
+        counts = order.buy and order.is_open and order.parent is None and order.status != "pending_replace"
+        share = self.cost_of(order) if counts else ZERO
+        self.reserved += share - self._shares.pop(order.id, ZERO)
+        if share:
+            self._shares[order.id] = share
 
     def cost_of(self, order: Order) -> Decimal:
         if order.notional is not None and order.target is None:
@@ -141,11 +143,11 @@ class Money:
         return order.rest * (order.limit or order.stop or self._price_of(order.symbol))
 
     def buying_power(self) -> Decimal:
-        power = self.multiplier * self.equity() - self.exposure() - self.reserved()
+        power = self.multiplier * self.equity() - self.exposure() - self.reserved
         return max(power, ZERO).quantize(Decimal("0.01"), ROUND_DOWN)
 
     def cash_for_crypto(self) -> Decimal:
-        return max(self.cash - self.reserved(), ZERO).quantize(Decimal("0.01"), ROUND_DOWN)
+        return max(self.cash - self.reserved, ZERO).quantize(Decimal("0.01"), ROUND_DOWN)
 
     def check(self, wanted: Draft, price: Decimal) -> None:
         """Raises Refused where the account cannot have this order."""

@@ -65,6 +65,7 @@ class Records:
     def tell(self, order: Order, event: str, *, at_ns: int | None = None, **more: Any) -> None:
         now = at_ns or self.exchange.now_ns()
         order.updated_ns = now
+        self.money.note(order)
         order.history.append((now, event, order.status, order.filled, order.average))
         self.exchange.publish(self, event, order, stamp(now), more)
 

@@ -79,6 +79,9 @@ def test_the_book_is_true_whatever_is_told():
         client.cancel_orders()
         eventually(lambda: not client.get_orders())
         stream.stop()
+        account = client.get_account()
+        reserved = Decimal(account.cash) - Decimal(account.non_marginable_buying_power)
+        assert 0 <= reserved < Decimal("0.01")
         assert {name for name in FAULTS if not counts[name]} == set()
         _check(control.dump())
 

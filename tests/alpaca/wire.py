@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         self._on_gone = on_gone
         self.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n"
+            b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
         )
 
     def _upgrade(self) -> None:
