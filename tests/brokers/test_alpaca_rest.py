@@ -135,6 +135,22 @@ async def test_an_order_that_waited_is_not_sent_when_it_may_not_be_any_more():
         assert len(server.seen) == 1
 
 
+async def test_who_is_fenced_off_changes_nothing_any_more():
+    """Another desk may be at work: neither orders nor cancels go out, but looking is allowed."""
+    async with broker_at(answered) as (broker, server):
+        broker.fenced = lambda: "another server has the ledger"
+        known = replace(limit("buy", "50"), broker_order_id="61e69015-8549-4bfd-b9c3-01e75843f47d")
+        for ask in (
+            broker.submit(limit("buy", "50")),
+            broker.cancel(known),
+            broker.replace(known, limit("buy", "51"), OrderChange(limit_price=Decimal(51))),
+        ):
+            with pytest.raises(BrokerThrottled):
+                await ask
+        assert server.seen == []
+        assert await broker.find(known) is None
+
+
 async def test_a_connection_that_was_closed_meanwhile_is_opened_anew():
     """A server that ends each connection without a word does not make requests fail."""
     async with broker_at(answered) as (broker, server):

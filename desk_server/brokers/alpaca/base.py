@@ -37,11 +37,12 @@ def is_live(base_url: str) -> bool:
 
 
 class AlpacaBase:
-    """Set `on_gap` and `may_send` before `connect`.
+    """Set `on_gap`, `may_send` and `fenced` before `connect`.
 
     `on_gap` is called whenever order updates may have been missed: compare with the records then.
     `may_send` is asked right before an order goes out, after it has waited for its turn: why it must not any
-    more, or "". It is then not sent (BrokerThrottled).
+    more, or "". It is then not sent (BrokerThrottled). `fenced` is asked so before anything that changes
+    something, cancels too: why this process may send nothing.
     """
 
     capabilities: Capabilities
@@ -86,6 +87,14 @@ class AlpacaBase:
     def stream_problem(self) -> str:
         """Why order updates do not come by stream, so that only polling tells; "" when they do."""
         return self.stream.problem
+
+    @property
+    def fenced(self) -> Callable[[], str]:
+        return self.rest.fenced
+
+    @fenced.setter
+    def fenced(self, fenced: Callable[[], str]) -> None:
+        self.rest.fenced = fenced
 
     @property
     def rate(self) -> Rate | None:

@@ -55,6 +55,8 @@ class Rest:
         self._lanes = {lane: _Lane(lane, size, open_line, tuning) for lane, size in sizes.items()}
         self._health = health
         self.rate: Rate | None = None
+        # Why nothing may be sent that changes anything; "" when it may.
+        self.fenced: Callable[[], str] = lambda: ""
 
     async def ask(
         self,
@@ -67,9 +69,13 @@ class Rest:
         still: Callable[[], bool] | None = None,
     ) -> Answer:
         """Raises BrokerUnknown when no answer came in time, BrokerThrottled when nothing was sent: too many wait
-        already, or `still`, asked when the turn has come, said no."""
+        already, or `still` (or, but for GET, `fenced`), asked when the turn has come, said no."""
+
+        def may_go() -> bool:
+            return (method == "GET" or not self.fenced()) and (still is None or still())
+
         try:
-            answer = await self._lanes[lane].ask(method, path, data, version, still)
+            answer = await self._lanes[lane].ask(method, path, data, version, may_go)
         except NoAnswer as silence:
             raise BrokerUnknown(f"Alpaca did not answer: {silence}") from None
         self.rate = _rate(answer) or self.rate
@@ -98,12 +104,10 @@ class _Lane:
         self._pool = ThreadPoolExecutor(size, thread_name_prefix=f"alpaca-{name}")
         self._is_closed = False
 
-    async def ask(
-        self, method: str, path: str, data: Any, version: str | None, still: Callable[[], bool] | None
-    ) -> Answer:
+    async def ask(self, method: str, path: str, data: Any, version: str | None, may_go: Callable[[], bool]) -> Answer:
         await self._turn()
         try:
-            if self._is_closed or (still is not None and not still()):
+            if self._is_closed or not may_go():
                 raise BrokerThrottled(_BUSY_RETRY_S)
             line = self._lines.pop() if self._lines else self._open_line()
             loop = asyncio.get_running_loop()
