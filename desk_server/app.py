@@ -129,6 +129,7 @@ class App:
                     clock=clock,
                     tuning=_tuning(settings),
                 )
+                shared.may_send, shared.fenced = self._stopped, self.keeper.fenced
                 self._stream_problems.append(shared.stream_problem)
                 return shared, shared
             case "alpaca-broker":
@@ -142,12 +143,16 @@ class App:
                     clock=clock,
                     tuning=_tuning(settings),
                 )
+                accounts.may_send, accounts.fenced = self._stopped, self.keeper.fenced
                 self._stream_problems.append(accounts.stream_problem)
                 return accounts, accounts
 
     def _account_of(self, user: UserId) -> str:
         """The user's account at the broker; "" where all share one."""
         return self._accounts.get(user, "")
+
+    def _stopped(self, order: Order) -> str:
+        return self.desk.stopped(order)
 
     def _compare_soon(self) -> None:
         self.reconciler.soon()
