@@ -131,7 +131,9 @@ class HouseBooks(BookQueries):
         return fill
 
     def _place_of_execution(self, event: ExecutionBusted) -> int:
-        places = self._fills_of_order.get(event.order_id, ()) if event.order_id else self._fills_of_user[event.user]
+        places = (
+            self._fills_of_order.get(event.order_id, ()) if event.order_id else self._fills_of_user.get(event.user, ())
+        )
         for place in reversed(places):
             if self.fills[place].execution_id == event.execution_id:
                 return place

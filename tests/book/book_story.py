@@ -33,7 +33,7 @@ class Story:
         self.events: list[events.AnyEvent] = []
         self._ids = 0
 
-    def happen(self, kind: type, **fields: object) -> tuple[Change, ...]:
+    def happen(self, kind: type, /, **fields: object) -> tuple[Change, ...]:
         event = kind(at=START + timedelta(seconds=len(self.events)), **fields)
         self.events.append(event)
         return self.book.fold(len(self.events), event)
@@ -149,4 +149,5 @@ def contents(book: Book) -> str:
     groups = book._reservations
     parts += [groups._cash, groups._qty, groups._notional, book._halts, book._listed, list(book._open)]
     parts += [book._by_request, book._by_broker_order_id, book._by_client_order_id, book._released]
+    parts += [book._foreign, book._foreign_fills, book.activities, book.opened, book._busted]
     return "\n".join(repr(part) for part in parts)
