@@ -80,7 +80,7 @@ from desk_server.events import (
 from desk_server.holds import Hold
 from desk_server.ledger import DuplicateEvent
 from desk_server.market import Hub
-from desk_server.resolve import Resolver
+from desk_server.resolve import Resolver, working
 from desk_server.throttle import Throttle
 from desk_server.waiting import Waiting
 
@@ -454,7 +454,7 @@ class Desk:
                 new_order_id=new.order_id,
                 broker_order_id=ack.broker_order_id,
                 qty=ack.qty,
-                status=ack.status,
+                status=working(ack.status),
             )
         ]
         if self.book.orders[old.order_id].cancel_requested:
@@ -763,7 +763,7 @@ def _accepted(order_id: OrderId, ack: Ack, now: datetime) -> OrderAccepted:
         at=now,
         order_id=order_id,
         broker_order_id=ack.broker_order_id,
-        status=ack.status,
+        status=working(ack.status),
         leg_broker_ids=tuple([leg.broker_order_id for leg in ack.legs]) if ack.legs else (),
     )
 

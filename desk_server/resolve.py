@@ -437,13 +437,13 @@ def _lives(order: Order, found: BrokerOrder, now: datetime) -> AnyEvent:
             new_order_id=order.order_id,
             broker_order_id=found.broker_order_id,
             qty=found.qty,
-            status=_working_status(found),
+            status=working(found.status),
         )
     return OrderAccepted(
         at=now,
         order_id=order.order_id,
         broker_order_id=found.broker_order_id,
-        status=_working_status(found),
+        status=working(found.status),
         leg_broker_ids=tuple(leg.broker_order_id for leg in found.legs),
     )
 
@@ -462,9 +462,10 @@ def _agree(order: Order, found: BrokerOrder) -> bool:
     return found.filled_qty == order.filled_qty
 
 
-def _working_status(found: BrokerOrder) -> str:
-    """Fills and ends have events of their own, which count."""
-    return found.status if found.status in _WORKING else "new"
+def working(status: str) -> str:
+    """The broker's word for an order that it has taken. Fills and ends have events of their own, which count: a
+    broker may be further than what the desk has booked."""
+    return status if status in _WORKING else "new"
 
 
 def _words(order: Order) -> dict[str, str]:
