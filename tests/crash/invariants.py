@@ -246,20 +246,26 @@ def _agree(order: Order, theirs: dict[str, Any]) -> bool:
 def replays_answer_the_same(h: History, books: Books) -> Iterator[str]:
     """12. A replayed request returns the same status and order id."""
     answers: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    asked = h.asked()
     for told in h.told():
         answers[told["user"], told["rid"]].append(told)
     for (user, rid), told in answers.items():
-        ids = {one["order_id"] for one in told if one["order_id"]}
+        # A replacement that came to nothing is told of under the order that stands.
+        stands = asked[user, rid]["replaces"] if (user, rid) in asked else ""
+        ids = {one["order_id"] for one in told} - {"", stands}
         if len(ids) > 1:
             yield f"{user}'s request {rid} was answered with {len(ids)} order ids: {', '.join(sorted(ids))}"
-        order = books.orders.get(told[0]["order_id"])
+        order = books.by_request.get((user, rid))
         for before, after in pairwise(told):
             if _same_answer(before, after):
                 continue
             if not (order and _may_turn(before, after, order)):
                 yield f"{user}'s request {rid} was answered {_words(before)}, then {_words(after)}"
     for (user, rid), order in books.by_request.items():
-        if (user, rid) in answers and order.order_id not in {one["order_id"] for one in answers[user, rid]} | {""}:
+        if (user, rid) not in answers:
+            continue
+        stands = asked[user, rid]["replaces"] if (user, rid) in asked else ""
+        if {one["order_id"] for one in answers[user, rid]} - {order.order_id, stands, ""}:
             yield f"{user}'s request {rid} is order {order.order_id} in the ledger, and was answered with another"
 
 
