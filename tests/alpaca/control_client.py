@@ -12,7 +12,7 @@ class ControlError(Exception):
 
 
 class Control:
-    """`Control("http://127.0.0.1:4000").price(AAPL="190")`. Amounts may be int, str or Decimal. Not thread-safe."""
+    """`Control("http://127.0.0.1:4000").price(AAPL="190")`. Amounts may be int, str or Decimal."""
 
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
         self.url = url

@@ -171,22 +171,24 @@ class Exchange:
 
     def submit(self, account: Account, draft: Draft, pick: Pick | None) -> Order:
         order = account.submit(draft)
-        match pick.name if pick is not None else "":
+        if pick is not None:
+            self._misbehave(account, order, pick)
+        return order
+
+    def _misbehave(self, account: Account, order: Order, pick: Pick) -> None:
+        """The book's own faults of an order that was just accepted."""
+        match pick.name:
             case "lookup_404_just_after_acceptance":
                 self._hide(order, pick)
             case "fill_before_ack":
-                assert pick is not None
                 account.work(order)
                 if order.filled > 0:
                     self.faults.show(pick)
             case "reject_later":
-                assert pick is not None
-                self.faults.show(pick)
-                self.after_ms(0, self.reject, account, order)
+                self.faults.use(pick)
+                order.doomed = True
             case "manual_external_order":
-                assert pick is not None
-                self._trade_by_hand(account, draft.asset.symbol, pick)
-        return order
+                self._trade_by_hand(account, order.symbol, pick)
 
     def replace(self, account: Account, order: Order, body: dict[str, Any], pick: Pick | None) -> Order:
         new = account.replace(order, body)
@@ -194,9 +196,8 @@ class Exchange:
             self._hide(new, pick)
         return new
 
-    def _hide(self, order: Order, pick: Pick | None) -> None:
+    def _hide(self, order: Order, pick: Pick) -> None:
         """It is not to be found for a while; counted when somebody looks."""
-        assert pick is not None
         self.faults.use(pick)
         order.visible_ns = self.now_ns() + int(pick.params["lag_ms"] * 1e6)
 

@@ -10,7 +10,12 @@ from tests.alpaca.orders import NANO, Order
 class Life(Executions):
     def work(self, order: Order) -> None:
         """The market has the order: it is `new`, and trades if it can."""
-        if order.status in ("pending_new", "accepted"):
+        if order.status not in ("pending_new", "accepted"):
+            return
+        if order.doomed:
+            self.exchange.faults.count("reject_later")
+            self.end(order, "rejected")
+        else:
             order.status = "new"
             self.tell(order, "new")
             if order.order_class == "oco":

@@ -69,6 +69,8 @@ class Order:
     external: bool = False
     visible_ns: int = 0
     retrying: bool = False
+    # The market will not have it (a fault).
+    doomed: bool = False
     # [at_ns, event, status, filled, average] each time something happened.
     history: list[tuple[int, str, str, Decimal, Decimal | None]] = field(default_factory=list)
 

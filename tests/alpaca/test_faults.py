@@ -284,9 +284,10 @@ def _fill_before_ack(scene: Scene) -> None:
 def _reject_later(scene: Scene) -> None:
     stream = scene.listen()
     scene.arm("reject_later")
-    assert scene.client.submit_order(limit("AAPL", 1, 1, name="a")).status == "pending_new"
+    assert scene.client.submit_order(market("AAPL", 1, name="a")).status == "pending_new"
     eventually(lambda: stream.events("a")[-1:] == ["rejected"])
     assert scene.truth.order("a")["status"] == "rejected"
+    assert scene.truth.account["executions"] == []
     stream.stop()
 
 
