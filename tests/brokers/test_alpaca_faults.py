@@ -141,14 +141,15 @@ async def _late_landing(rig):
         assert await rig.broker.find(order) is None
         await rig.eventually(lambda order=order: lives(rig, order))
         assert (await rig.broker.find(order)).is_open
+    await writes_unheard(rig, "late_landing", how="drop", delay_ms=300)
 
 
-async def writes_unheard(rig, fault) -> None:
+async def writes_unheard(rig, fault, **params) -> None:
     """A cancel and a replace that are carried out without a usable answer are unknown."""
     for what in ("cancel", "replace"):
         await rig.submit(order := limit("buy", "50"))
         await rig.eventually(lambda order=order: "new" in [event.status for event in rig.about(order)])
-        rig.control.arm(fault, on=what)
+        rig.control.arm(fault, on=what, **params)
         new = limit("buy", "51")
         with pytest.raises(BrokerUnknown):
             if what == "cancel":
@@ -158,8 +159,8 @@ async def writes_unheard(rig, fault) -> None:
         if what == "cancel":
             await rig.until(order, "canceled")
         else:
-            assert (await rig.broker.find(new)).replaces == rig.known(order).broker_order_id
             await rig.until(order, "replaced")
+            assert (await rig.broker.find(new)).replaces == rig.known(order).broker_order_id
 
 
 @shows("accepted_then_dropped")

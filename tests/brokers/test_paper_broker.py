@@ -51,6 +51,21 @@ async def test_it_has_a_problem_until_the_first_line():
     assert broker.problem() == ""
 
 
+async def test_it_answers_first():
+    """What follows from a request is told after its answer: an execution, a cancel."""
+    broker, reader = new_broker(), Reader()
+    await broker.connect(reader)
+    broker.on_quote(line(100))
+    await broker.submit(make_order("buy"))
+    assert reader.events == []
+    await eventually(lambda: whats(reader.events) == ["fill"], "no fill")
+    await broker.submit(resting := limit("buy", "50"))
+    await broker.cancel(resting)
+    assert whats(reader.events) == ["fill"]
+    await eventually(lambda: whats(reader.events) == ["fill", "canceled"], "no cancel")
+    await broker.close()
+
+
 async def test_a_full_queue_refuses_requests_and_loses_nothing():
     """New orders are throttled and lines wait; when the reader goes on, everything arrives."""
     broker, reader = new_broker(events_waiting_max=5), Reader()

@@ -1,6 +1,7 @@
 """What both Alpaca brokers have besides their orders: a beginning, an end, health, assets, clock and calendar."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def is_live(base_url: str) -> bool:
     return urlsplit(base_url).hostname not in _PRACTICE_HOSTS
 
 
-class AlpacaBase:
+class AlpacaBase(ABC):
     """Set `on_gap`, `may_send` and `fenced` before `connect`.
 
     `on_gap` is called whenever order updates may have been missed: compare with the records then.
@@ -121,9 +122,10 @@ class AlpacaBase:
         await self._assets.close()
         await self.rest.close()
 
+    @abstractmethod
     async def _look(self) -> None:
         """Ask the broker something that shows whether it is there, and whether it would trade."""
-        raise NotImplementedError
+        ...
 
     async def _watch(self) -> None:
         while True:
