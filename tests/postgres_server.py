@@ -101,6 +101,12 @@ class Server:
         for pid in (self._process.pid, *map(int, children)):
             os.kill(pid, number)
 
+    def limit_files(self, pid: int, size: int | None) -> None:
+        """No file of the server's process `pid` may grow beyond `size` bytes, as on a full disk; None: as before."""
+        # By the server's user: root in a container may not do it to another's process.
+        soft = "unlimited" if size is None else str(size)
+        subprocess.run(["prlimit", f"--pid={pid}", f"--fsize={soft}:unlimited"], check=True, **self._user)
+
     def new_database(self) -> str:
         name = f"desk{next(_numbers)}"
         self.sql("postgres", f"CREATE DATABASE {name}")

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _SURE = 0.9
 _BEATS_PER_LEASE = 4
 _LOOK_AGAIN_S = 0.1
+# A desk that stops does not wait longer than this for the database.
+_LET_GO_S = 2.0
 _TAKE_FENCE = "UPDATE desk.fence SET epoch = epoch + 1, holder = %s WHERE one RETURNING epoch"
 _TAKE_LEASE = """UPDATE desk.lease SET holder = %s, host = %s, pid = %s, machine = %s, started = %s, lease_s = %s,
     beats = beats + 1, since = clock_timestamp(), renewed_at = clock_timestamp()"""
@@ -119,6 +121,7 @@ class Lease:
             self._thread.join()
         self._sure_until = 0.0
         if link is not None and link.is_idle:
+            link.answer_s = _LET_GO_S
             try:
                 with link.transaction():
                     for table in ("fence", "lease"):

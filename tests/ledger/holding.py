@@ -39,4 +39,5 @@ async def main(place: str, name: str) -> None:
     await ledger.ledger.close()
 
 
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -100,15 +100,6 @@ async def test_another_file_is_left_alone(tmp_path: Path, make_file: Callable[[P
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
-async def test_a_newer_desks_ledger_is_refused(make_sqlite: Make):
-    """An old desk does not touch what it does not understand."""
-    ledger = make_sqlite()
-    await ledger.close()
-    sql(ledger.path, "PRAGMA user_version = 99")
-    with pytest.raises(LedgerUnavailable, match=r"newer desk \(schema 99, this one knows 2\)"):
-        make_sqlite()
-
-
 async def test_an_older_ledger_is_brought_up_to_date(make_sqlite: Make, monkeypatch: pytest.MonkeyPatch):
     """Each step once, whole or not at all: one that fails leaves the ledger as it was for the old desk."""
     ledger = Open(make_sqlite()).ledger
