@@ -436,3 +436,14 @@ def test_the_account_and_the_calendar_parse(client):
     assert len(client.get_calendar()) > 10
     clock = client.get_clock()
     assert clock.next_open > clock.next_close > clock.timestamp
+
+
+def test_a_stop_leg_may_keep_the_status_held(client, truth, alpaca):
+    """By a setting, as it is seen at times: it works all the same."""
+    alpaca.control.settings(stop_leg="held")
+    told = client.submit_order(market("AAPL", 10, name="entry", tif="gtc", **BRACKET))
+    take, stop = (leg.client_order_id for leg in told.legs)
+    eventually(lambda: status(truth, take) == "new")
+    assert status(truth, stop) == "held"
+    alpaca.control.price(AAPL=140)
+    assert (status(truth, stop), status(truth, take)) == ("filled", "canceled")
