@@ -54,6 +54,7 @@ def trade(alpaca, number: int) -> None:
             client.get_all_positions()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_the_book_is_true_whatever_is_told():
     """Every fault is shown; then orders, executions, activities, positions, cash and POSTs agree."""
