@@ -277,6 +277,7 @@ def _fill_before_ack(scene: Scene) -> None:
     assert "fill" in heard_before
     scene.client._session.hooks["response"].clear()
     assert eventually(lambda: stream.events("a"), lambda events: len(events) == 3) == ["pending_new", "new", "fill"]
+    scene.control.settings(work_ms=[0, 0])
     stream.stop()
 
 
