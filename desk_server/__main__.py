@@ -1,6 +1,6 @@
 """`python -m desk_server`: settings → app.build() → serve → drain.
 
-`verify-ledger` checks the history instead, `settings` prints the page of settings.
+`verify-ledger`, `backup` and `restore` are for the ledger (docs/ledger.md), `settings` prints the page of settings.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -26,20 +27,21 @@ from desk_server.settings import Settings, page, table
 
 log = structlog.get_logger("desk")
 
+LEDGER_COMMANDS = ("verify-ledger", "backup", "restore")
 # What a stop may take besides the drain time.
 _STOP_S_MAX = 15.0
 # What the client, the manager and the scripts read.
 NOT_OURS = {
     *("DESK_ADMIN_TOKEN_FILE", "DESK_AFTER", "DESK_BASE_IMAGE", "DESK_ENGINE_WAIT_S", "DESK_HOST_RUN_DIR"),
     *("DESK_LOG_FILE", "DESK_LOG_FILE_MAX", "DESK_MANAGER_DIR", "DESK_MEMORY", "DESK_PULL_TIMEOUT_S"),
-    *("DESK_REQUIRE_DOCKER", "DESK_RUNTIME", "DESK_SERVER_CONTAINER", "DESK_SERVER_URL", "DESK_STRATEGY"),
-    *("DESK_SYMBOLS", "DESK_TOKEN", "DESK_TOKEN_FILE"),
+    *("DESK_REQUIRE_DOCKER", "DESK_REQUIRE_POSTGRES", "DESK_RUNTIME", "DESK_SERVER_CONTAINER", "DESK_SERVER_URL"),
+    *("DESK_STRATEGY", "DESK_SYMBOLS", "DESK_TOKEN", "DESK_TOKEN_FILE"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 after a clean stop, 1 when the desk cannot run any more (or the ledger is not sound), 2 for wrong settings."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     if options.command == "settings":
         print(page(), end="")
         return 0
@@ -51,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("`python -m desk_server --help` lists every setting.", file=sys.stderr)
         return 2
     try:
-        if options.command == "verify-ledger":
-            return _verify(settings)
+        if options.command in LEDGER_COMMANDS:
+            return app.look_after_ledger(settings, options.command, options.file, options.expect)
         logs.configure(settings)
         _warn_of_unknown_settings()
         return uvloop.run(_run(settings))
@@ -135,18 +137,16 @@ def _announce(settings: Settings, addresses: Addresses) -> None:
     )
 
 
-def _verify(settings: Settings) -> int:
-    path = app.ledger_path(settings)
-    try:
-        bad = app.first_bad_event(settings)
-    except FileNotFoundError:
-        print(f"There is no ledger at {path}: set DESK_RUN_DIR to the directory that has it.", file=sys.stderr)
-        return 1
-    if bad is None:
-        print(f"{path}: every event is as it was written.")
-        return 0
-    print(f"{path}: event {bad} is not as it was written, or one before it is missing.", file=sys.stderr)
-    return 1
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command in ("backup", "restore") and options.file is None:
+        parser.error(f"{options.command} needs the backup's FILE")
+    if options.command not in LEDGER_COMMANDS and (options.file is not None or options.expect):
+        parser.error(f"{options.command} takes no FILE and no --expect")
+    if options.command == "backup" and options.expect:
+        parser.error("backup takes no --expect: verify-ledger and restore do")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,7 +156,9 @@ def _parser() -> argparse.ArgumentParser:
         description="The desk server. It is set up by environment variables:\n\n" + rows,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=("serve", "verify-ledger", "settings"), default="serve")
+    parser.add_argument("command", nargs="?", choices=("serve", *LEDGER_COMMANDS, "settings"), default="serve")
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="a backup of the ledger")
+    parser.add_argument("--expect", default="", metavar="SEQ:HASH", help="an event that the ledger must have")
     return parser
 
 

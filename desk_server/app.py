@@ -21,10 +21,9 @@ from desk_server.feeds import Feed
 from desk_server.feeds.none import NoFeed
 from desk_server.feeds.replay import BadTapeFile, ReplayFeed
 from desk_server.feeds.walk import WalkFeed
-from desk_server.ledger import Ledger, LedgerUnavailable
+from desk_server.ledger import Ledger, LedgerUnavailable, commands
 from desk_server.ledger.postgres import PostgresLedger
 from desk_server.ledger.sqlite import SqliteLedger
-from desk_server.ledger.sqlite_file import verify
 from desk_server.market import Hub
 from desk_server.reconcile import Reconciler
 from desk_server.risk import Limits
@@ -189,11 +188,12 @@ def ledger_path(settings: Settings) -> Path:
     return settings.run_dir / "ledger" / "desk.db"
 
 
-def first_bad_event(settings: Settings) -> int | None:
-    """The first event of the ledger that is not as it was written; None when all are. Raises FileNotFoundError."""
-    path = ledger_path(settings)
-    path.stat()
-    return verify(path)
+def look_after_ledger(settings: Settings, command: str, file: Path | None, expect: str) -> int:
+    """`verify-ledger`, `backup` or `restore`: the exit code. `verify-ledger FILE` looks at a backup."""
+    place = settings.secret("database_url") or ledger_path(settings)
+    if command == "verify-ledger" or file is None:
+        return commands.verify(file or place, expect)
+    return commands.backup(place, file) if command == "backup" else commands.restore(file, place, expect)
 
 
 def _ledger(settings: Settings) -> Ledger:

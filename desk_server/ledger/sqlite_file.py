@@ -198,6 +198,8 @@ class SqliteReader:
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[SqliteReader]:
     """By a read-only connection of its own. Raises LedgerUnavailable for what cannot be read as a ledger."""
+    if not path.exists():
+        raise LedgerUnavailable(f"there is no ledger at {path}: give its path, or set DESK_RUN_DIR")
     try:
         connection = sqlite3.connect(
             f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None, timeout=1.0

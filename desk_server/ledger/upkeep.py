@@ -233,6 +233,6 @@ def _writing_postgres(url: str) -> Iterator[_Insert]:
 def _refuse_events(name: str, last: int) -> None:
     if last:
         raise LedgerUnavailable(
-            f"the ledger {name} has {last} events, and none is ever overwritten: back it up, move it away, and "
-            "restore into an empty place"
+            f"the ledger {name} has events (the last one is {last}), and none is ever overwritten: back it up, move it "
+            "away, and restore into an empty place"
         )

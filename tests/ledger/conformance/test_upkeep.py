@@ -9,6 +9,7 @@ import pytest
 from beds import Bed, PostgresBed, SqliteBed, disarm
 from ledger_story import Open, executed, intended, opened
 
+from desk_server.__main__ import main
 from desk_server.ledger import Ledger, LedgerUnavailable, commands, upkeep
 from desk_server.ledger.upkeep import mark_of
 
@@ -109,7 +110,7 @@ async def test_a_restore_overwrites_nothing(make: Make, bed: Bed, tmp_path: Path
         upkeep.restore(copy, bed.place)
     await ledger.append(opened("bob"))
     await ledger.close()
-    with pytest.raises(LedgerUnavailable, match="has 1 events, and none is ever overwritten"):
+    with pytest.raises(LedgerUnavailable, match=r"has events \(the last one is 1\), and none is ever overwritten"):
         upkeep.restore(copy, bed.place)
     assert bed.sql("SELECT kind FROM desk.events") == [("UserOpened",)]
 
@@ -171,10 +172,40 @@ async def test_the_commands_say_what_they_found(make: Make, bed: Bed, tmp_path: 
     assert "event 2 is missing.\nRestore the ledger from a backup." in capsys.readouterr().err
 
 
+async def test_the_server_looks_after_its_own_ledger(
+    make: Make, bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """`python -m desk_server` checks, backs up and restores whichever ledger the settings name."""
+    monkeypatch.setenv("DESK_RUN_DIR", str(tmp_path))
+    monkeypatch.delenv("DESK_DATABASE_URL", raising=False)
+    if isinstance(bed, PostgresBed):
+        monkeypatch.setenv("DESK_DATABASE_URL", bed.place)
+    ledger = Open(make()).ledger
+    await ledger.append(opened("alice"), executed(1))
+    mark = f"2:{ledger._hash.hex()}"
+    copy = tmp_path / "copy.db"
+    assert server("backup", str(copy)) == server("verify-ledger", "--expect", mark) == 0
+    assert server("verify-ledger", str(copy), "--expect", mark) == 0
+    assert server("verify-ledger", "--expect", f"3:{mark[2:]}") == server("restore", str(copy)) == 1
+    monkeypatch.delenv("DESK_DATABASE_URL", raising=False)
+    monkeypatch.setenv("DESK_RUN_DIR", str(tmp_path / "new"))
+    assert server("verify-ledger") == 1
+    assert server("restore", str(copy), "--expect", mark) == server("verify-ledger", "--expect", mark) == 0
+    capsys.readouterr()
+    for wrong in (["backup"], ["restore"], ["settings", str(copy)], ["backup", str(copy), "--expect", mark]):
+        with pytest.raises(SystemExit) as ended:
+            server(*wrong)
+        assert ended.value.code == 2
+
+
+def server(*arguments: str) -> int:
+    return main(arguments)
+
+
 def test_where_there_is_no_ledger_none_is_made(tmp_path: Path, capsys: pytest.CaptureFixture):
     """A wrong path is told, and nothing appears there."""
     missing = tmp_path / "nothing.db"
     assert commands.verify(missing) == commands.backup(missing, tmp_path / "copy.db") == 1
     assert commands.restore(missing, tmp_path / "new.db") == 1
     assert list(tmp_path.iterdir()) == []
-    assert "cannot be read" in capsys.readouterr().err
+    assert "there is no ledger at" in capsys.readouterr().err
