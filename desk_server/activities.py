@@ -32,7 +32,7 @@ def shares_of(activity: Activity, book: Book, account: str, users: frozenset[Use
     elif activity.kind in FEE_KINDS:
         weights = _traded(book, [*members, house], activity)
     elif activity.kind.startswith(_HOLDERS) and activity.symbol:
-        weights = {user: held_at(book, user, activity.symbol, activity.at) for user in (*members, house)}
+        weights = _held(book, [*members, house], activity)
     else:
         weights = {}
     return _divided(activity, weights, house)
@@ -62,6 +62,13 @@ def _part(activity: Activity, weight: Decimal, total: Decimal) -> tuple[Decimal,
         cash = MONEY.divide(MONEY.multiply(activity.cash, weight), total)
     qty = MONEY.divide(MONEY.multiply(activity.qty, weight), total)
     return cash.quantize(_CENT, ROUND_DOWN, MONEY), qty.quantize(_SHARE_GRID, ROUND_DOWN, MONEY)
+
+
+def _held(book: Book, users: Iterable[UserId], activity: Activity) -> dict[UserId, Decimal]:
+    """What each held then. Where that was nothing (an activity is often dated by its day, which begins before all
+    that was traded on it): what each holds now."""
+    then = {user: held_at(book, user, activity.symbol, activity.at) for user in users}
+    return then if any(then.values()) else {user: book.position(user, activity.symbol).qty for user in then}
 
 
 def held_at(book: Book, user: UserId, symbol: Symbol, at: datetime) -> Decimal:
