@@ -92,6 +92,8 @@ _LAST_WRITES_S = 2.0
 _START_S = 0.5
 _ASK_AGAIN_S = 1.0
 _RETRY_AFTER_S = 1.0
+# Rules that an order breaks now and might not break later.
+_OF_THE_MOMENT = frozenset({Code.CLOSED, Code.NOT_REPLACEABLE})
 
 
 class Desk:
@@ -196,10 +198,14 @@ class Desk:
 
     async def _place(self, who: Identity, request: OrderRequest) -> Order:
         asset = await self._asset(request.symbol)
-        rules.check(request, asset, self._market_time())
+        no: risk.Refused | None = None
+        try:
+            rules.check(request, asset, self._market_time())
+        except DeskError as error:
+            no = self._decided(who, error)
         if who.user not in self.book.accounts:
             await self._open_account(who.user)
-        match self._judge(who, request):
+        match no or self._judge(who, request):
             case risk.Refused() as refused:
                 return await self._refuse(who, request, refused)
             case risk.Approved() as approved:
@@ -210,6 +216,14 @@ class Desk:
                     self._waiting.take(order, self._market_time())
                     return self.book.orders[order.order_id]
                 return await self.send(order, legs)
+
+    def _decided(self, who: Identity, no: DeskError) -> risk.Refused:
+        """What the rules say of the request itself is raised: it will never be another. What they say of the moment
+        is a decision, recorded as every other and therefore no faster than the rate."""
+        if no.code not in _OF_THE_MOMENT:
+            raise no
+        wait_s = self._throttle.take(who.user)
+        return risk.too_fast(wait_s) if wait_s else risk.Refused(no.code, no.message, no.limit, no.observed)
 
     def _judge(self, who: Identity, request: OrderRequest, old: Order | None = None) -> risk.Approved | risk.Refused:
         """The verdict on a new order, or on one that takes the place of `old` (or is `old`, which has waited)."""
@@ -409,14 +423,12 @@ class Desk:
     async def _replace(self, who: Identity, order_id: str, change: OrderChange) -> Order:
         asset = await self._asset(self.order(who, order_id).request.symbol)
         old = self.order(who, order_id)
-        rules.check_change(old, change, asset, self._market_time())
-        is_being_replaced = old.order_id in self._being_replaced or old.order_id in self.book.replacing
-        verdict = self._judge(who, changed_request(old, change), old)
-        if old.state is not State.LIVE or old.cancel_requested or is_being_replaced:
-            how = "being replaced" if is_being_replaced else old.status
-            no = risk.Refused(Code.NOT_REPLACEABLE, f"the order is {how}: only a working order can be replaced")
-            verdict = verdict if _is_throttled(verdict) else no
-        match verdict:
+        no: risk.Refused | None = None
+        try:
+            self._check_change(old, change, asset)
+        except DeskError as error:
+            no = self._decided(who, error)
+        match no or self._judge(who, changed_request(old, change), old):
             case risk.Refused() as refused:
                 return await self._refuse_replacement(old, change, refused)
             case risk.Approved() as approved:
@@ -428,6 +440,13 @@ class Desk:
                     return await self._send_replace(old, new, change)
                 finally:
                     self._being_replaced.discard(old.order_id)
+
+    def _check_change(self, old: Order, change: OrderChange, asset: Asset | None) -> None:
+        rules.check_change(old, change, asset, self._market_time())
+        is_being_replaced = old.order_id in self._being_replaced or old.order_id in self.book.replacing
+        if old.state is not State.LIVE or old.cancel_requested or is_being_replaced:
+            how = "being replaced" if is_being_replaced else old.status
+            raise DeskError(Code.NOT_REPLACEABLE, f"the order is {how}: only a working order can be replaced")
 
     async def _send_replace(self, old: Order, new: Order, change: OrderChange) -> Order:
         self._require_lease(new.order_id)
@@ -752,10 +771,6 @@ def _refused(order: Order, no: risk.Refused) -> Order:
         observed=no.observed,
         reserved_cash=ZERO,
     )
-
-
-def _is_throttled(verdict: risk.Approved | risk.Refused) -> bool:
-    return isinstance(verdict, risk.Refused) and verdict.code is Code.THROTTLED
 
 
 def _accepted(order_id: OrderId, ack: Ack, now: datetime) -> OrderAccepted:

@@ -277,12 +277,12 @@ def _self_match(_: OrderRequest, facts: Facts) -> Refused | None:
 
 
 def throttled(_: OrderRequest, facts: Facts) -> Refused | None:
-    if facts.throttle_s <= 0:
-        return None
+    return too_fast(facts.throttle_s) if facts.throttle_s > 0 else None
+
+
+def too_fast(wait_s: float) -> Refused:
     return Refused(
-        Code.THROTTLED,
-        f"too many requests in the last minute: wait {facts.throttle_s:.2f} s",
-        retry_after_s=facts.throttle_s,
+        Code.THROTTLED, f"too many requests in the last minute: wait {wait_s:.2f} s", retry_after_s=wait_s
     )
 
 
