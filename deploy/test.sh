@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The whole suite: lint, drift of the generated code, then pytest, with the Docker tests where an engine answers.
 #
-# DESK_REQUIRE_DOCKER=1  fail without an engine, and fail a Docker test that would skip
-# PYTEST_ARGS            further arguments, e.g. PYTEST_ARGS="-k ledger -x"
+# DESK_REQUIRE_DOCKER=1    fail without an engine, and fail a Docker test that would skip
+# DESK_REQUIRE_POSTGRES=1  fail a test of the PostgreSQL ledger that would skip because none is installed
+# PYTEST_ARGS              further arguments, e.g. PYTEST_ARGS="-k ledger -x"
 #
 # pytest runs in any case and its closing line comes last; the exit code tells of all three.
 set -uo pipefail

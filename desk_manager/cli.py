@@ -95,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     command("new", _new, "make a strategy's folder to begin with").add_argument("name", metavar="NAME")
     command("build", _build, "build the image that strategies run in")
     command("watch", _watch, "run what is dropped into the directory, take changes, stop what is removed")
+    made = command("verify-ledger", _verify_ledger, "check that no event of the desk's ledger was changed or removed")
+    made.add_argument("--expect", metavar="SEQ:HASH", help="an event noted earlier, which must still be there")
     return parser
 
 
@@ -227,6 +229,16 @@ def _watch(options: argparse.Namespace, chosen: Settings) -> ExitCode:
     print(f"watching {chosen.strategies_dir} (Ctrl-C ends the watch; strategies keep running)", flush=True)
     watch.run(watch.Watch(chosen, runtime, deployer, _Progress(0)), time.sleep, _complain)
     return ExitCode.OK
+
+
+def _verify_ledger(options: argparse.Namespace, chosen: Settings) -> ExitCode:
+    """The server's own check, in a process of its own: the manager knows no ledger."""
+    words = [sys.executable, "-m", "desk_server", "verify-ledger"]
+    if options.expect:
+        words += ["--expect", options.expect]
+    environment = {**os.environ, "DESK_RUN_DIR": str(chosen.run_dir)}
+    code = subprocess.run(words, cwd=chosen.project_dir, env=environment, check=False).returncode
+    return ExitCode.OK if code == 0 else ExitCode.INVALID if code == int(ExitCode.INVALID) else ExitCode.FAILED
 
 
 def _ready(chosen: Settings) -> tuple[Runtime, Deployer]:

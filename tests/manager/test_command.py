@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,7 @@ def test_it_is_executable_and_finds_its_own_python():
         "new",
         "build",
         "watch",
+        "verify-ledger",
         "exit codes",
     ):
         assert word in done.stdout
@@ -133,3 +136,21 @@ def test_status_without_anything_running_lists_the_folders(ground):
         (name, "alice", "not deployed")
     ]
     assert content["sandboxed"] is False
+
+
+def test_verify_ledger_has_the_server_check_its_ledger(ground):
+    """Sound, changed or absent: the exit code and the words are the server's."""
+    missing = ground.manager("verify-ledger")
+    assert missing.returncode == 1 and "there is no ledger at" in missing.stderr
+    path = ground.run_dir / "ledger" / "desk.db"
+    path.parent.mkdir(parents=True)
+    shutil.copyfile(PROJECT / "tests" / "ledger" / "fixtures" / "version1.db", path)
+    sound = ground.manager("verify-ledger")
+    assert sound.returncode == 0, sound.stderr
+    mark = re.search(r"24 events, the last one is (24:[0-9a-f]{64}), all as they were written", sound.stdout)[1]
+    assert ground.manager("verify-ledger", "--expect", mark).returncode == 0
+    assert ground.manager("verify-ledger", "--expect", f"25:{mark[3:]}").returncode == 1
+    assert ground.manager("verify-ledger", "--expect", "24").returncode == 2
+    path.write_bytes(path.read_bytes().replace(b'"145.10"', b'"145.11"'))
+    changed = ground.manager("verify-ledger")
+    assert changed.returncode == 1 and "is not what was written" in changed.stderr
