@@ -19,7 +19,6 @@ SETTINGS = {
     "DESK_OPEN_ORDERS_MAX": "100000000",
     "DESK_ORDERS_PER_MINUTE_MAX": "100000000",
     "DESK_WALK_SYMBOLS": "AAPL",
-    "DESK_LOG_LEVEL": "warning",
     "DESK_DRAIN_S": "1",
     "PORT": "0",
     "GRPC_PORT": "0",
@@ -99,12 +98,15 @@ def go_build(name: str) -> str:
 @contextlib.contextmanager
 def _process(command: list[str], directory: Path, settings: dict[str, str] | None = None) -> Iterator[Running]:
     environment = {**os.environ, **SETTINGS, "DESK_RUN_DIR": str(directory / "run"), **(settings or {})}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise SystemExit(f"the server did not start: {' '.join(command)}")
+            raise SystemExit(
+                f"the server did not start: {' '.join(command)}\n{(directory / 'log').read_text()[-2000:]}"
+            )
         yield Running(process.pid, json.loads(line))
     finally:
         process.terminate()

@@ -1,15 +1,21 @@
 """Structured logs: JSON or console, with the ids of the request at hand, and never a secret.
 
-`bind(...)` adds ids to every line of the present task; structlog's own contextvars work too.
+`bind(...)` adds ids to every line of the present task; structlog's own contextvars work too. `brief(...)` is for
+lines that come by the thousand.
 """
 
+import asyncio
+import atexit
 import logging
 import re
 import sys
+import threading
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
@@ -42,6 +48,70 @@ def bound() -> Mapping[str, str]:
     return ids
 
 
+def brief(event: str, **values: str) -> None:
+    """As `info` of a structlog logger writes it, at a tenth of the cost: JSON is made in one go, and lines of one turn
+    of the event loop are written together at its end. structlog's own contextvars are not looked at."""
+    brief_lines = _output.brief
+    if brief_lines is None:
+        structlog.get_logger("desk").info(event, **values)
+    elif brief_lines.are_shown:
+        at = msgspec.to_builtins(datetime.now(UTC))
+        line = _to_json({**brief_lines.always, **values, **bound(), "event": event, "level": "info", "timestamp": at})
+        if b"desk_" in line or b"earer " in line:
+            # Perhaps a secret, in something that a caller named: looked at closely.
+            structlog.get_logger("desk").info(event, **values)
+        else:
+            brief_lines.put(line)
+
+
+class _Brief:
+    """Lines that wait for the end of this turn of the loop, in front of whatever else is written to `stream`."""
+
+    def __init__(self, stream: TextIO, always: Mapping[str, str], *, are_shown: bool) -> None:
+        self.always = always
+        self.are_shown = are_shown
+        self._stream = stream
+        self._waiting: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def put(self, line: bytes) -> None:
+        with self._lock:
+            self._waiting.append(line)
+            is_first = len(self._waiting) == 1
+        if is_first:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()
+
+    def write(self, text: str) -> int:
+        self._write_waiting()
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._write_waiting()
+        self._stream.flush()
+
+    def end(self) -> None:
+        if self._waiting and not self._stream.closed:
+            self.flush()
+
+    def _write_waiting(self) -> None:
+        with self._lock:
+            lines, self._waiting = self._waiting, []
+            if lines:
+                self._stream.write(b"\n".join([*lines, b""]).decode())
+
+
+class _Output:
+    # None before `configure`, and where lines are not JSON.
+    brief: _Brief | None = None
+
+
+_output = _Output()
+_to_json = msgspec.json.Encoder().encode
+
+
 def configure(settings: Settings) -> None:
     """Send structlog's and the standard library's records to standard error, in one format.
 
@@ -60,13 +130,19 @@ def configure(settings: Settings) -> None:
     else:
         last = [structlog.processors.format_exc_info, redact, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    stream: Any = sys.stderr
+    _output.brief = None
+    if settings.log_format == "json":
+        always = {str(name): str(value) for name, value in _say_live(None, "", {}).items()} if settings.is_live else {}
+        stream = _output.brief = _Brief(sys.stderr, always, are_shown=level <= logging.INFO)
+        atexit.register(stream.end)
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],

@@ -95,8 +95,8 @@ class Verbs:
         return orders_pb2.ListFillsResponse(fills=[wire.fill_message(fill) for fill in fills], next_page_token=token)
 
     def _logged(self, what: str, order: Order) -> orders_pb2.OrderResponse:
-        logs.bind(order_id=order.order_id)
-        log.info(what, symbol=order.request.symbol, side=order.request.side, status=order.status)
+        request = order.request
+        logs.brief(what, symbol=request.symbol, side=request.side, status=order.status, order_id=order.order_id)
         return self._answer(order)
 
     def _answer(self, order: Order) -> orders_pb2.OrderResponse:
@@ -231,8 +231,8 @@ def _refusals_logged(what: str) -> Iterator[None]:
 
 
 def _log_refusal(what: str, error: DeskError) -> None:
-    logs.bind(order_id=error.order_id)
-    log.info(f"{what} refused", code=error.code.value, reason=error.message)
+    ids = {"order_id": error.order_id} if error.order_id else {}
+    logs.brief(f"{what} refused", code=error.code.value, reason=error.message, **ids)
 
 
 def _deployment(deployment: Deployment) -> admin_pb2.Deployment:

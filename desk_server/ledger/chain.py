@@ -1,9 +1,9 @@
 """What a ledger's rows are, whatever database holds them: an event's columns, its postings, the chain of hashes."""
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import sha256
 from typing import Protocol
 
 import msgspec
@@ -65,10 +65,22 @@ class Chain:
         self.stored: list[Stored] = []
 
     def link(self, event: AnyEvent, columns: Columns) -> Row:
-        self.seq += 1
-        self.hash = hashlib.sha256(self.hash + columns[5]).digest()
+        row = self.row(columns)
         self.stored.append(Stored(self.seq, event))
+        return row
+
+    def row(self, columns: Columns) -> Row:
+        """The next one."""
+        self.seq += 1
+        self.hash = sha256(self.hash + columns[5]).digest()
         return (self.seq, *columns, self.hash)
+
+    def follow(self, events: Sequence[AnyEvent], rows: list[Row]) -> list[Row]:
+        """`rows`, which another chain has made of the events behind the same hash."""
+        for row, event in zip(rows, events, strict=True):
+            self.stored.append(Stored(row[0], event))
+        self.seq, self.hash = rows[-1][0], rows[-1][7]
+        return rows
 
     def mark(self) -> tuple[int, bytes, int]:
         return self.seq, self.hash, len(self.stored)
@@ -122,7 +134,7 @@ def _check(name: str, expected: int, row: Row, last: bytes) -> tuple[AnyEvent, b
     if row[0] != expected:
         raise Damaged(name, expected, "is missing")
     body = row[6]
-    if not isinstance(body, bytes) or hashlib.sha256(last + body).digest() != row[7]:
+    if not isinstance(body, bytes) or sha256(last + body).digest() != row[7]:
         raise Damaged(name, expected, "is not what was written")
     try:
         return decode(body), row[7]

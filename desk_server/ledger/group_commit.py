@@ -38,12 +38,14 @@ class Call(Struct, frozen=True):
     entries: list[tuple[int, tuple[Posting, ...]]]
     must_sync: bool
     future: "Future[int]"
+    # The hash before it and its rows, if all that was appended before it is stored as was foreseen.
+    foreseen: tuple[bytes, list[Row]] | None
 
     def rows(self, chain: Chain) -> tuple[list[Row], list[PostingRow]]:
         """As they follow on the chain, which goes on behind them."""
         before = chain.seq
-        if len(self.events) == 1:
-            rows = [chain.link(self.events[0], self.columns[0])]
+        if self.foreseen is not None and self.foreseen[0] == chain.hash:
+            rows = chain.follow(self.events, self.foreseen[1])
         else:
             rows = [chain.link(event, columns) for event, columns in zip(self.events, self.columns, strict=True)]
         if not self.entries:
@@ -72,6 +74,10 @@ class GroupCommit(ABC):
     `commits` counts the transactions that stored something.
     """
 
+    # Where the chain goes on: the last event's. The writer's own, but while it has nothing to do.
+    _seq: int
+    _hash: bytes
+
     def __init__(self, *, waiting_max: int, batch_max: int) -> None:
         self.commits = 0
         self._waiting_max = waiting_max
@@ -81,6 +87,9 @@ class GroupCommit(ABC):
         # What the writer has not been given yet, and whether the disk must have any of it.
         self._gathered: deque[Call] = deque()
         self._is_urgent = False
+        # Where the chain will go on when all that was appended is stored, as is foreseen until something is not:
+        # rows are made on the loop, which has what they are made of at hand, and not by the writer.
+        self._tail: Chain | None = None
         # Whether this turn of the loop ends with a batch for the writer, or one comes within `_ALONE_S`.
         self._is_due = False
         self._is_timed = False
@@ -147,7 +156,12 @@ class GroupCommit(ABC):
             columns.append(columns_of(event))
             if entry := postings(event):
                 entries.append((place, entry))
-        self._gathered.append(Call(events, columns, entries, must_sync, future))
+        if self._tail is None and not self._is_writing and not self._gathered:
+            self._tail = Chain(self._seq, self._hash)
+        foreseen = None
+        if self._tail is not None:
+            foreseen = self._tail.hash, [self._tail.row(each) for each in columns]
+        self._gathered.append(Call(events, columns, entries, must_sync, future, foreseen))
         self._waiting += len(events)
         self._is_urgent = self._is_urgent or must_sync
         if not self._is_writing and (must_sync or len(self._gathered) == 1):
@@ -288,8 +302,10 @@ class GroupCommit(ABC):
             self._waiting -= len(call.events)
             future = call.future
             if future.done():
+                self._tail = None
                 continue
             if isinstance(outcome, Exception):
+                self._tail = None
                 future.set_exception(outcome)
             elif self._unfolded:
                 future.set_exception(LedgerUnavailable(self._unfolded))

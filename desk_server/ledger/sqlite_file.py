@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +18,11 @@ from desk_server.ledger.chain import verify as verify_reader
 from desk_server.ledger.schema import APPLICATION_ID, MIGRATIONS, POSTINGS
 
 _INSERT_EVENT = "INSERT INTO events (seq, at, kind, user, order_id, dedupe, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+# Of one statement, as a power of two; there is a statement for each smaller one.
+_ROWS_MAX = 128
+_INSERT_EVENTS = {
+    1 << n: _INSERT_EVENT + ", (?, ?, ?, ?, ?, ?, ?, ?)" * ((1 << n) - 1) for n in range(_ROWS_MAX.bit_length())
+}
 _INSERT_POSTING = "INSERT INTO postings (seq, n, account, asset, amount) VALUES (?, ?, ?, ?, ?)"
 # The write-ahead log is copied into the file when it has grown to so many pages (of 4 KiB).
 _CHECKPOINT_PAGES = 1000
@@ -152,7 +158,12 @@ def _not_a_ledger(path: Path) -> LedgerUnavailable:
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row], moved: Sequence[PostingRow]) -> None:
-    connection.executemany(_INSERT_EVENT, rows)
+    """A statement lets go of the interpreter while it works, and must get it back: so few, of many rows each."""
+    at, left = 0, len(rows)
+    while left:
+        count = 1 << min(left, _ROWS_MAX).bit_length() - 1
+        connection.execute(_INSERT_EVENTS[count], list(chain.from_iterable(rows[at : at + count])))
+        at, left = at + count, left - count
     if moved:
         connection.executemany(_INSERT_POSTING, moved)
 

@@ -137,3 +137,43 @@ def test_the_least_level(written):
     structlog.get_logger("t").warning("yes")
     logging.getLogger("other").info("no")
     assert [line["event"] for line in read(out)] == ["yes"]
+
+
+def test_brief_lines_are_like_all_others(written):
+    """With the same ids and the same words, in order with other lines, and without secrets."""
+    out = written(log_format="json")
+    log = structlog.get_logger("t")
+
+    async def some():
+        logs.bind_only({"request_id": "r-1", "user": "alice"})
+        logs.brief("order", symbol="AAPL")
+        log.info("order", symbol="AAPL")
+        logs.brief("order", symbol=TOKEN)
+        logs.brief("order", symbol="last")
+        await asyncio.sleep(0)
+        return len(out_so_far := out().splitlines()), out_so_far
+
+    count, lines = asyncio.run(some())
+    assert count == 4
+    first, second, third, last = (json.loads(line) for line in lines)
+    assert first.pop("timestamp") <= second.pop("timestamp")
+    assert first == second
+    assert third["symbol"] == logs.REDACTED
+    assert last["symbol"] == "last"
+
+
+def test_brief_lines_keep_to_the_level(written):
+    """Nothing is written below the level that is shown; without a loop, at once."""
+    out = written(log_format="json", log_level="warning")
+    logs.brief("order")
+    assert out() == ""
+    out = written(log_format="json")
+    logs.brief("order")
+    assert [line["event"] for line in read(out)] == ["order"]
+
+
+def test_brief_lines_are_readable_on_a_console(written):
+    """In the other format they are written like all others."""
+    out = written(log_format="console")
+    logs.brief("order", symbol="AAPL")
+    assert "symbol" in out()
