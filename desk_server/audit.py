@@ -10,9 +10,9 @@ from decimal import Decimal
 
 from desk_server.brokers import BrokerEvent, BrokerOrder, Execution, What
 from desk_server.domain import ZERO, Order
-from desk_server.events import AnyEvent, Executed, ExecutionBusted
+from desk_server.events import AnyEvent, Executed, ExecutionBusted, HouseExecuted
 from desk_server.positions import MONEY, Fill
-from desk_server.settle import Booked, bust, covered, is_known, place_name
+from desk_server.settle import bust, covered, is_known, place_name
 
 
 def said(execution: Execution, account: str = "") -> BrokerEvent:
@@ -53,6 +53,14 @@ def is_the_same(listed: Sequence[Execution], booked: Sequence[Fill]) -> bool:
     return trades == sorted((fill.qty, fill.price) for fill in booked if not fill.is_busted)
 
 
+def standing_qty(booked: Iterable[Fill]) -> Decimal:
+    """What was executed, by the book."""
+    found = ZERO
+    for fill in booked:
+        found = found if fill.is_busted else MONEY.add(found, fill.qty)
+    return found
+
+
 def total(executions: Iterable[Execution]) -> Decimal:
     found = ZERO
     for execution in executions:
@@ -61,10 +69,16 @@ def total(executions: Iterable[Execution]) -> Decimal:
 
 
 def corrections(
-    order: Order, there: BrokerOrder, listed: Sequence[Execution], booked: Sequence[Fill], now: datetime
+    there: BrokerOrder,
+    listed: Sequence[Execution],
+    order: Order | None,
+    booked: Sequence[Fill],
+    *,
+    account: str,
+    now: datetime,
 ) -> list[AnyEvent]:
     """What makes the book's executions those of the broker's list; nothing unless the list is whole, which it is
-    when it sums to what the broker says that the order has executed."""
+    when it sums to what the broker says that the order has executed. `order` is None for a foreign one."""
     if total(listed) != there.filled_qty:
         return []
     missing = list(listed)
@@ -75,9 +89,10 @@ def corrections(
             if match is not None:
                 extra.remove(fill)
                 missing.remove(match)
-    new: list[Executed] = []
+    new: list[Executed | HouseExecuted] = []
     for execution in missing:
-        new.append(_executed(order, execution, [*booked, *new]))
+        name = place_name(said(execution), [*booked, *new])
+        new.append(_executed(order, execution, name) if order else _house_executed(execution, name, account))
     return [*(_back(fill, now) for fill in extra), *new]
 
 
@@ -98,11 +113,11 @@ def _back(fill: Fill, now: datetime) -> ExecutionBusted:
     return bust(fill, "the broker's records have it no more", taken)
 
 
-def _executed(order: Order, execution: Execution, booked: Sequence[Booked]) -> Executed:
+def _executed(order: Order, execution: Execution, name: str) -> Executed:
     return Executed(
         at=execution.at,
         order_id=order.order_id,
-        execution_id=place_name(said(execution), booked),
+        execution_id=name,
         qty=execution.qty,
         price=execution.price,
         fee=execution.fee,
@@ -111,4 +126,20 @@ def _executed(order: Order, execution: Execution, booked: Sequence[Booked]) -> E
         user=order.user,
         symbol=order.request.symbol,
         side=order.request.side,
+    )
+
+
+def _house_executed(execution: Execution, name: str, account: str) -> HouseExecuted:
+    return HouseExecuted(
+        at=execution.at,
+        symbol=execution.symbol,
+        side=execution.side,
+        execution_id=name,
+        qty=execution.qty,
+        price=execution.price,
+        fee=execution.fee,
+        broker_order_id=execution.broker_order_id,
+        account=account,
+        cum_qty=execution.cum_qty,
+        broker_execution_id=execution.execution_id,
     )

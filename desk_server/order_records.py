@@ -4,7 +4,7 @@ Every step is a broker event (or an event of attribution.py) that the books may 
 beside the stream, changes nothing. What cannot be settled is told as a difference.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -12,13 +12,14 @@ import structlog
 from msgspec import Struct
 
 from desk_server.attribution import UNSURE, Attribution, flat, in_order, known
-from desk_server.audit import corrections, does_not_fit, is_the_same, said
+from desk_server.audit import corrections, does_not_fit, is_the_same, said, standing_qty
 from desk_server.bookkeeper import Bookkeeper
 from desk_server.brokers import Broker, BrokerEvent, BrokerOrder, BrokerRecords, BrokerUnknown, Execution, What
 from desk_server.clock import Clock
 from desk_server.compare import Found, Kind
 from desk_server.domain import HOUSE, Leg, Order, OrderId, OrderRequest, State, UserId
 from desk_server.events import AnyEvent
+from desk_server.positions import Fill
 from desk_server.settle import Unsettled
 
 log = structlog.get_logger(__name__)
@@ -41,7 +42,7 @@ class _Unfit(Struct, frozen=True):
     (monotonic) it has looked so."""
 
     since: datetime
-    picture: tuple[Decimal, Decimal, str]
+    picture: tuple[str, str, str]
     since_s: float
 
 
@@ -72,7 +73,7 @@ class OrderRecords:
         self._orders_from: datetime | None = None
         self._executions_from: datetime | None = None
         self._grace_s = grace_s
-        self._unfit: dict[OrderId, _Unfit] = {}
+        self._unfit: dict[str, _Unfit] = {}
         # Orders that the broker did not show the last time: looked up after the others.
         self._missing: set[OrderId] = set()
         self.newest_at: datetime | None = None
@@ -81,7 +82,7 @@ class OrderRecords:
 
     def remember(self, doubt: Unsettled) -> None:
         """The stream told what the book cannot place: the next look settles it."""
-        if len(self._strays) < STRAYS_MAX:
+        if len(self._strays) < STRAYS_MAX and doubt.said.broker_order_id:
             self._strays[doubt.said.broker_order_id] = doubt
 
     def reach_back(self, since: datetime) -> None:
@@ -102,13 +103,15 @@ class OrderRecords:
         missing, unfound = await self._find_unlisted(listed, before)
         await self._attribute([*listed, *missing])
         executions = await self._records.executions(self._executions_since([*listed, *missing], started))
-        strangers, unknown, is_whole = await self._find_strangers(executions, strays)
+        names = {one.broker_order_id for one in flat([*listed, *missing])}
+        strangers, unknown, is_whole = await self._find_strangers(executions, strays, names)
         await self._attribute(strangers)
         there = list(flat([*listed, *missing, *strangers]))
         await self._settle(there, executions, before)
         differences = [*unfound, *unknown, *await self._differences(there, executions, started)]
         for stray in strays:
-            self._strays.pop(stray.said.broker_order_id, None)
+            if self._strays.get(stray.said.broker_order_id) is stray:
+                del self._strays[stray.said.broker_order_id]
         self._orders_from = started
         if is_whole:
             self._executions_from = started
@@ -160,17 +163,17 @@ class OrderRecords:
         return found, missing
 
     async def _find_strangers(
-        self, executions: Sequence[Execution], strays: Sequence[Unsettled]
+        self, executions: Sequence[Execution], strays: Sequence[Unsettled], names: Collection[str]
     ) -> tuple[list[BrokerOrder], list[Found], bool]:
-        """The orders of executions that nobody here knows (with their parents), executions without any order, and
-        whether all could be looked up."""
-        wanted: dict[str, BrokerEvent] = {}
-        for one in (*(said(execution) for execution in executions), *(stray.said for stray in strays)):
-            is_known = self._book.by_broker_order_id(one.broker_order_id) or self._book.by_client_order_id(
-                one.client_order_id
-            )
-            if one.broker_order_id and not is_known and not self._book.is_foreign(one.broker_order_id):
+        """The orders of executions that nobody here knows (with their parents), and those of which the stream told
+        what does not fit; executions without any order; and whether all could be looked up. `names` are listed."""
+        wanted = {stray.said.broker_order_id: stray.said for stray in strays}
+        for one in (said(execution) for execution in executions):
+            if not self._book.by_broker_order_id(one.broker_order_id) and not self._book.is_foreign(
+                one.broker_order_id
+            ):
                 wanted[one.broker_order_id] = one
+        wanted = {name: one for name, one in wanted.items() if name not in names}
         found: list[BrokerOrder] = []
         unknown = []
         for one in list(wanted.values())[:FINDS_MAX]:
@@ -310,60 +313,75 @@ class OrderRecords:
         found, unfit = [], {}
         now_s = self._clock.monotonic_s()
         for one in there:
-            order = known(self._book, one)
             mine = listed.get(one.broker_order_id, [])
-            difference = None if order is None else self._unlike(order, one, mine)
-            if order is None or difference is None:
+            difference = self._unlike(one, mine)
+            if difference is None:
                 continue
-            picture = (one.filled_qty, order.filled_qty, difference.explanation)
-            seen = self._unfit.get(order.order_id)
+            picture = (difference.ours, difference.theirs, difference.explanation)
+            seen = self._unfit.get(one.broker_order_id)
             if seen is None or seen.picture != picture:
-                seen = _Unfit(min(one.created_at or order.created_at, started), picture, now_s)
+                seen = _Unfit(min(one.created_at or started, started), picture, now_s)
             elif now_s - seen.since_s >= self._grace_s:
-                await self._correct(order, one, mine)
-                difference = self._unlike(self._book.orders[order.order_id], one, mine)
+                await self._correct(one, mine)
+                difference = self._unlike(one, mine)
             if difference is not None:
                 found.append(difference)
-                unfit[order.order_id] = seen
+                unfit[one.broker_order_id] = seen
         self._unfit = unfit
         return found
 
-    def _unlike(self, order: Order, there: BrokerOrder, listed: Sequence[Execution]) -> Found | None:
+    def _booked(self, there: BrokerOrder) -> tuple[Order | None, list[Fill]] | None:
+        """The book's order, None for a foreign one, and its executions; None where the book knows neither."""
+        order = known(self._book, there)
+        if order is not None:
+            return order, self._book.executions_of(order.order_id)
+        if self._book.is_foreign(there.broker_order_id):
+            return None, self._book.executions_of_foreign(there.broker_order_id)
+        return None
+
+    def _unlike(self, there: BrokerOrder, listed: Sequence[Execution]) -> Found | None:
+        known_as = self._booked(there)
+        if known_as is None:
+            return None
+        order, booked = known_as
+        filled = standing_qty(booked)
         why = ""
-        booked = self._book.executions_of(order.order_id)
-        if there.filled_qty != order.filled_qty:
+        if there.filled_qty != filled:
             why = "its executions are not all told yet, or some were taken back"
         for execution in listed:
             why = why or does_not_fit(execution, booked)
-        if not why or (there.filled_qty == order.filled_qty and is_the_same(listed, booked)):
+        if not why or (there.filled_qty == filled and is_the_same(listed, booked)):
             return None
         return Found(
             Kind.FILLED,
-            ours=f"{order.filled_qty:f}",
+            ours=f"{filled:f}",
             theirs=f"{there.filled_qty:f}",
             account=self._account_of(there.account),
-            symbol=order.request.symbol,
-            subject=order.order_id,
-            amount=there.filled_qty - order.filled_qty,
+            symbol=there.symbol,
+            subject=order.order_id if order else there.broker_order_id,
+            amount=there.filled_qty - filled,
             explanation=why,
         )
 
-    async def _correct(self, order: Order, there: BrokerOrder, listed: Sequence[Execution]) -> None:
+    async def _correct(self, there: BrokerOrder, listed: Sequence[Execution]) -> None:
+        """Drawn up and recorded with nothing settled in between."""
         made: list[AnyEvent] = []
+        before = self._booked(there)
 
         def events() -> Sequence[AnyEvent]:
-            booked = self._book.executions_of(order.order_id)
-            now = self._book.orders[order.order_id]
-            if now is order:
-                made.extend(corrections(now, there, listed, booked, self._clock.now()))
+            now = self._booked(there)
+            if now is not None and now == before:
+                order, booked = now
+                account, at = self._account_of(there.account), self._clock.now()
+                made.extend(corrections(there, listed, order, booked, account=account, now=at))
             return made
 
         await self._keeper.record_checked(events)
         if made:
             log.error(
                 "the broker has corrected executions: the books follow its list",
-                order_id=order.order_id,
-                user=order.user,
+                broker_order_id=there.broker_order_id,
+                symbol=there.symbol,
                 events=len(made),
             )
 

@@ -104,7 +104,7 @@ class Reconciler:
             keeper.on_doubt = self._doubt
         self._watch = Watch(grace_s)
         self._wanted = asyncio.Event()
-        self._is_looking = False
+        self._looking: asyncio.Task[object] | None = None
         self._task: asyncio.Task[None] | None = None
         # When the books began to be compared; when orders, and when positions and cash, were compared last.
         self._began_s: float | None = None
@@ -183,11 +183,11 @@ class Reconciler:
     async def look(self, *, money: bool = True) -> None:
         """One pass, with positions and cash where `money`. Raises BrokerUnknown, BrokerThrottled: then what was
         settled stays, and the rest is as if it had not been."""
-        self._is_looking = True
+        self._looking = asyncio.current_task()
         try:
             await self._look(money)
         finally:
-            self._is_looking = False
+            self._looking = None
 
     async def _look(self, money: bool) -> None:
         if self._began_s is None:
@@ -270,10 +270,9 @@ class Reconciler:
     def _doubt(self, doubt: Unsettled) -> None:
         """What the stream (or a pass) said cannot be settled yet."""
         assert self._orders is not None
-        order = self._book.by_client_order_id(doubt.said.client_order_id)
-        if order is None and self._book.by_broker_order_id(doubt.said.broker_order_id) is None:
+        # What a pass finds by itself it will find again.
+        if asyncio.current_task() is not self._looking:
             self._orders.remember(doubt)
-        if not self._is_looking:
             log.info("asking the broker's records", reason=doubt.reason, said=doubt.said.what)
             self._wanted.set()
 

@@ -151,6 +151,37 @@ async def test_an_execution_taken_back(ground, tell):
 
 
 @pytest.mark.parametrize("tell", [True, False])
+async def test_an_old_execution_taken_back(ground, tell):
+    """Of an order that is long over and no more listed; told under a name that the desk never heard."""
+    order = await ground.desk.place(ALICE, request())
+    await ground.look()
+    ground.clock.advance(4000)
+    await ground.look()
+    (execution,) = list(ground.broker.list)
+    ground.broker.stream_id[execution] = "never heard"
+    await ground.broker.bust(execution, tell=tell)
+    await ground.look(8, every_s=GRACE_S)
+    assert (ground.now(order).filled_qty, ground.held("alice")) == (0, 0)
+    assert ground.reconciler.report().adopted == 0
+    ground.agree()
+
+
+@pytest.mark.parametrize("tell", [True, False])
+async def test_the_houses_executions_are_taken_back_and_corrected_too(ground, tell):
+    """What is nobody's follows the broker's list like what is a user's."""
+    for _ in range(2):
+        await ground.broker.external(Side.BUY, "3")
+    await ground.look()
+    first, second = list(ground.broker.list)
+    await ground.broker.bust(first, tell=tell)
+    await ground.broker.correct(second, "98", tell=tell)
+    await ground.look(4, every_s=GRACE_S)
+    assert ground.held("$house") == 3
+    assert not ground.reconciler.report().differences
+    ground.agree()
+
+
+@pytest.mark.parametrize("tell", [True, False])
 @pytest.mark.parametrize("place", [0, 1])
 async def test_a_corrected_price(ground, tell, place):
     """Of the first or the last of two executions; the books follow the broker's list, digit by digit."""

@@ -121,12 +121,9 @@ class Story:
             await self.broker.correct(self.chance.choice(ours), f"{self.chance.randint(90, 110)}")
 
     def _ours(self) -> list[str]:
-        """Executions of the desk's orders that are over: what the exchange does next does not depend on them."""
+        """Executions of orders that are over: what the exchange does next does not depend on them."""
         over = {r.broker_id for r in self.broker.exchange._orders.values() if r.status == "filled" and not r.group}
-        return [e for e, one in self.broker.list.items() if one.broker_order_id in over and self._is_desks(one)]
-
-    def _is_desks(self, one) -> bool:
-        return self.broker._by_broker_id(one.broker_order_id).client_id.startswith("d1.")
+        return [e for e, one in self.broker.list.items() if one.broker_order_id in over]
 
     async def lag(self) -> None:
         self.broker.unlisted = set(self.chance.sample(sorted(self.broker.list), min(2, len(self.broker.list))))
