@@ -137,8 +137,10 @@ class AccountRecords:
             )
         )
         self.adopted += 1
-        log.error(
-            "a difference that nothing explained is the house's now",
+        is_small = self.is_rounding(found)
+        tell = log.info if is_small else log.error
+        tell(
+            "rounding is the house's" if is_small else "a difference that nothing explained is the house's now",
             kind=found.kind,
             account=found.account,
             symbol=found.symbol,
