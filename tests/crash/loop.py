@@ -172,6 +172,7 @@ def _epoch(plan: Plan, number: int, kills: int, root: Path, *, zygote: Zygote, b
             database=database,
             mutant=plan.mutant,
             pause_s=plan.pause_s,
+            hurry=plan.hurry,
         )
         if plan.hurry:
             acts, faults = [], list(QUICK_FAULTS)

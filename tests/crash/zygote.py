@@ -10,6 +10,7 @@ with it, when its standard input does.
 import gc
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -23,24 +24,36 @@ def main() -> None:
     from tests.crash import child  # noqa: PLC0415  (this import is the cost that forking saves)
 
     assert threading.active_count() == 1, threading.enumerate()
-    signal.signal(signal.SIGCHLD, _reap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A signal that comes just before a read would not be heard until the read ends: so both are waited for.
+    ended, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     gc.collect()
     gc.freeze()
     _say({"zygote": os.getpid()})
-    while line := sys.stdin.readline():
-        _fork(json.loads(line), child)
+    waiting = b""
+    while True:
+        readable, _, _ = select.select([0, ended], [], [])
+        if ended in readable:
+            os.read(ended, 4096)
+            _reap()
+        if 0 in readable:
+            if not (piece := os.read(0, 65536)):
+                break
+            *lines, waiting = (waiting + piece).split(b"\n")
+            for line in lines:
+                _fork(json.loads(line), child)
     for pid in list(_children):
         os.kill(pid, signal.SIGKILL)
 
 
 def _fork(order: dict[str, Any], child: Any) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     pid = os.fork()
     if pid:
         _children.add(pid)
         _say({"ticket": order["ticket"], "pid": pid})
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         return
     code = 70
     try:
@@ -59,9 +72,9 @@ def _fork(order: dict[str, Any], child: Any) -> None:
 
 
 def _become_desk(order: dict[str, Any]) -> None:
-    for number in (signal.SIGCHLD, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(nothing, 0)
@@ -70,7 +83,7 @@ def _become_desk(order: dict[str, Any]) -> None:
     os.environ.update(order["env"])
 
 
-def _reap(*_: object) -> None:
+def _reap() -> None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
