@@ -12,7 +12,7 @@ Starting it
                    its own thread and event loop; `alpaca.control` is a Control, `alpaca.stream_url` the websocket's
     from Python:   Control(url) (tests/alpaca/control_client.py) wraps every call below; standard library only
 
-Keys: Trading API `key` / `secret`; Broker API `broker-key` / `broker-secret` (Basic).
+Keys: Trading API `key` / `secret`; Broker API `broker-key` / `broker-secret` (Basic). --keys a:b:c:d sets others.
 
 The control API: JSON in and out, no auth, loopback only. Every amount may be a number or a string; none is a float
 in answers. An unknown field or name is answered 400 with a sentence. All are POST but the GETs marked so.

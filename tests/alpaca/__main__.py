@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from tests.alpaca.exchange import BROKER_KEY, BROKER_SECRET, TRADING_KEY, TRADING_SECRET, Exchange
+from tests.alpaca.exchange import Exchange, Keys
 from tests.alpaca.server import Server
 
 
 async def main(options: argparse.Namespace) -> None:
-    exchange = Exchange(options.seed, Decimal(options.cash), options.accounts)
+    keys = Keys(*options.keys.split(":")) if options.keys else Keys()
+    exchange = Exchange(options.seed, Decimal(options.cash), options.accounts, keys)
     server = Server(exchange)
     port = await server.start(options.port)
     address = f"127.0.0.1:{port}"
@@ -25,10 +26,7 @@ async def main(options: argparse.Namespace) -> None:
         "url": f"http://{address}",
         "stream_url": f"ws://{address}/stream",
         "control": f"http://{address}/control",
-        "key": TRADING_KEY,
-        "secret": TRADING_SECRET,
-        "broker_key": BROKER_KEY,
-        "broker_secret": BROKER_SECRET,
+        **msgspec.to_builtins(keys),
         "accounts": [account.id for account in exchange.sub_accounts],
         "pid": os.getpid(),
         "seed": options.seed,
@@ -50,6 +48,7 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of prices, partial fills and faults")
     parser.add_argument("--cash", default="100000", help="dollars each account starts with")
     parser.add_argument("--accounts", type=int, default=0, help="how many sub-accounts the Broker API has")
+    parser.add_argument("--keys", default="", help="key:secret:broker key:broker secret; as documented unless given")
     parser.add_argument("--state", type=Path, help="where the dump is written at the end")
     return parser.parse_args(arguments)
 

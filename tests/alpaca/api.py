@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 from tests.alpaca.account_api import AccountApi
-from tests.alpaca.exchange import BROKER_KEY, BROKER_SECRET, TRADING_KEY, TRADING_SECRET, Exchange
+from tests.alpaca.exchange import Exchange
 from tests.alpaca.faults import Kind
 from tests.alpaca.messages import Reply, Request
 from tests.alpaca.orders_api import OrdersApi
@@ -26,10 +26,10 @@ class Api:
         version, rest = parts[1], unquote(parts[2]) if len(parts) > 2 else ""
         exchange = self.exchange
         if version == "v2" and not rest.startswith("events/"):
-            _authorize(request.headers, TRADING_KEY, TRADING_SECRET)
+            _authorize(request.headers, exchange.keys.key, exchange.keys.secret)
             request.account = exchange.main
         else:
-            _authorize(request.headers, BROKER_KEY, BROKER_SECRET, basic=True)
+            _authorize(request.headers, exchange.keys.broker_key, exchange.keys.broker_secret, basic=True)
             if rest.startswith("trading/accounts/"):
                 _, _, account_id, *after = rest.split("/", 3)
                 request.account = exchange.accounts.get(account_id)

@@ -23,9 +23,16 @@ from tests.alpaca.records import Records, about
 from tests.alpaca.rules import NEW_YORK, Draft, Refused
 from tests.alpaca.streams import Streams
 
-TRADING_KEY, TRADING_SECRET = "key", "secret"
-BROKER_KEY, BROKER_SECRET = "broker-key", "broker-secret"
 _TIMES = {"pre": dt.time(8), "regular": dt.time(12), "post": dt.time(17), "closed": dt.time(21)}
+
+
+class Keys(Struct, frozen=True):
+    """What the Trading API and the Broker API accept."""
+
+    key: str = "key"
+    secret: str = "secret"
+    broker_key: str = "broker-key"
+    broker_secret: str = "broker-secret"
 
 
 class Settings(Struct, forbid_unknown_fields=True):
@@ -58,7 +65,10 @@ class Settings(Struct, forbid_unknown_fields=True):
 class Exchange:
     """All of it lives on one event loop; nothing here may be touched from another thread."""
 
-    def __init__(self, seed: int = 1, cash: Decimal = Decimal(100_000), accounts: int = 0) -> None:
+    def __init__(
+        self, seed: int = 1, cash: Decimal = Decimal(100_000), accounts: int = 0, keys: Keys | None = None
+    ) -> None:
+        self.keys = keys or Keys()
         self.calendar = NewYork()
         self.streams = Streams(self)
         self.posts: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ from tests.alpaca.answers import Answers
 from tests.alpaca.api import Api
 from tests.alpaca.control import Controls
 from tests.alpaca.control_client import Control
-from tests.alpaca.exchange import BROKER_KEY, BROKER_SECRET, TRADING_KEY, TRADING_SECRET, Exchange
+from tests.alpaca.exchange import Exchange, Keys
 from tests.alpaca.messages import Reply, Request
 from tests.alpaca.rules import Refused
 from tests.alpaca.streams import KEEPALIVE_S, Listener, bounds
@@ -102,7 +102,7 @@ class Server:
             nonlocal authorized
             action, data = _action(message)
             if action in ("authenticate", "auth"):
-                authorized = _authentic(data if data else message)
+                authorized = _authentic(data if data else message, self.exchange.keys)
                 status = "authorized" if authorized else "unauthorized"
                 _say(connection, "authorization", {"status": status, "action": "authenticate"})
             elif action == "listen" and authorized:
@@ -126,9 +126,9 @@ def _action(message: Any) -> tuple[str, dict[str, Any]]:
     return str(message.get("action", "")), data if isinstance(data, dict) else {}
 
 
-def _authentic(data: dict[str, Any]) -> bool:
+def _authentic(data: dict[str, Any], keys: Keys) -> bool:
     key, secret = data.get("key_id", data.get("key")), data.get("secret_key", data.get("secret"))
-    return (key, secret) == (TRADING_KEY, TRADING_SECRET)
+    return (key, secret) == (keys.key, keys.secret)
 
 
 def _say(connection: Connection, stream: str, data: dict[str, Any]) -> None:
@@ -143,10 +143,10 @@ class Running:
     stream_url: str
     accounts: tuple[str, ...]
     control: Control
-    key: str = TRADING_KEY
-    secret: str = TRADING_SECRET
-    broker_key: str = BROKER_KEY
-    broker_secret: str = BROKER_SECRET
+    key: str = Keys().key
+    secret: str = Keys().secret
+    broker_key: str = Keys().broker_key
+    broker_secret: str = Keys().broker_secret
 
 
 @contextmanager
