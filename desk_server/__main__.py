@@ -85,7 +85,7 @@ async def _run(settings: Settings) -> int:
     await desk.start(on_lost)
     interpreter.settle()
     try:
-        await serve(desk.desk, settings, ready=partial(_announce, settings), stop=stop)
+        await serve(desk.desk, settings, ready=partial(_announce, settings), stop=stop, report=desk.reconciler.report)
     finally:
         await desk.stop()
         log.info("stopped")

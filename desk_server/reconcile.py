@@ -42,17 +42,17 @@ class Report(Struct, frozen=True):
     """What reconciliation knows now. `problem` as `Reconciler.problem`; `frozen` tells why, per symbol; `houses`
     is what each house book holds; the numbers count since the start."""
 
-    problem: str
-    last_pass_at: datetime | None
-    differences: tuple[Difference, ...]
-    frozen: dict[Symbol, str]
-    houses: dict[str, dict[str, str]]
-    foreign_orders: int
-    passes: int
-    failures: int
-    recovered: int
-    posted: int
-    adopted: int
+    problem: str = ""
+    last_pass_at: datetime | None = None
+    differences: tuple[Difference, ...] = ()
+    frozen: dict[Symbol, str] = {}
+    houses: dict[str, dict[str, str]] = {}
+    foreign_orders: int = 0
+    passes: int = 0
+    failures: int = 0
+    recovered: int = 0
+    posted: int = 0
+    adopted: int = 0
 
 
 class Reconciler:

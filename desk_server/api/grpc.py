@@ -63,6 +63,7 @@ VERBS = {
     "CreateUserToken": "create_user_token",
     "RevokeToken": "revoke_token",
     "SetHalt": "set_halt",
+    "GetReconciliation": "get_reconciliation",
     "Heartbeat": "heartbeat",
 }
 

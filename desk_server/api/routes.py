@@ -180,6 +180,16 @@ ROUTES: tuple[Route, ...] = (
         "Stop or allow trading (administrators)",
     ),
     Route(
+        "GET",
+        "/v1/reconciliation",
+        "get_reconciliation",
+        a.GetReconciliationRequest,
+        a.Reconciliation,
+        "query",
+        "administration",
+        "The books beside the broker's records (administrators)",
+    ),
+    Route(
         "POST",
         "/v1/heartbeat",
         "heartbeat",

@@ -21,6 +21,7 @@ from desk_server.api.sockets import CannotServe, SocketFile, listen, raise_file_
 from desk_server.api.streams import Streams
 from desk_server.api.verbs import Verbs
 from desk_server.desk import Desk
+from desk_server.reconcile import Report
 from desk_server.settings import Settings
 
 log = structlog.get_logger("desk.serve")
@@ -44,13 +45,16 @@ class Addresses(Struct, frozen=True):
 
 
 class Doors:
-    """`open`, then `close`. `fast=False` sends every request through FastAPI (for comparison)."""
+    """`open`, then `close`. `fast=False` sends every request through FastAPI (for comparison). `report` tells how
+    the books compare with the broker's records."""
 
-    def __init__(self, desk: Desk, settings: Settings, *, fast_door: bool = True) -> None:
+    def __init__(
+        self, desk: Desk, settings: Settings, *, report: Callable[[], Report] = Report, fast_door: bool = True
+    ) -> None:
         self._desk = desk
         self._settings = settings
         door = Door(desk.registry, settings, live=desk.broker.capabilities.live)
-        verbs = Verbs(desk, settings.allotment)
+        verbs = Verbs(desk, settings.allotment, report)
         self.streams = Streams(desk, door)
         orders = OrderRoute(verbs, door)
         self.app: FastAPI = build_http(Api(desk, verbs, door, orders, self.streams))
@@ -147,9 +151,10 @@ async def serve(
     *,
     ready: Callable[[Addresses], None],
     stop: asyncio.Event,
+    report: Callable[[], Report] = Report,
 ) -> None:
     """Open all doors, tell `ready` where, and return when `stop` was set and everything has drained."""
-    doors = Doors(desk, settings)
+    doors = Doors(desk, settings, report=report)
     addresses = await doors.open()
     ready(addresses)
     stopping = asyncio.create_task(stop.wait())

@@ -4,7 +4,7 @@ Every verb takes the identity and the request's message, and raises DeskError. V
 end whatever becomes of the caller: the doors shield them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -15,11 +15,13 @@ from desk.v1 import admin_pb2, books_pb2, market_pb2, orders_pb2
 from desk_server import logs, rules
 from desk_server.api import wire
 from desk_server.api.auth import admin, chosen_user
+from desk_server.api.reconciliation import reconciliation_message
 from desk_server.api.streams import symbols_of
 from desk_server.desk import Desk
 from desk_server.domain import Identity, Order, Side, Symbol, UserId
 from desk_server.errors import Code, DeskError
 from desk_server.positions import Account, Position
+from desk_server.reconcile import Report
 from desk_server.registry import Deployment, DeploymentSpec
 
 PAGE_DEFAULT, PAGE_MAX = 50, 500
@@ -28,8 +30,9 @@ log = structlog.get_logger("desk.orders")
 
 
 class Verbs:
-    def __init__(self, desk: Desk, allotment: Decimal) -> None:
+    def __init__(self, desk: Desk, allotment: Decimal, report: Callable[[], Report] = Report) -> None:
         self._desk = desk
+        self._report = report
         self._allotment = allotment
 
     # Orders
@@ -215,6 +218,12 @@ class Verbs:
     async def set_halt(self, who: Identity, m: admin_pb2.SetHaltRequest) -> admin_pb2.SetHaltResponse:
         await self._desk.set_halt(admin(who), m.scope, m.name, m.halted, m.reason)
         return admin_pb2.SetHaltResponse()
+
+    async def get_reconciliation(
+        self, who: Identity, _: admin_pb2.GetReconciliationRequest
+    ) -> admin_pb2.Reconciliation:
+        admin(who)
+        return reconciliation_message(self._report(), self._desk.book)
 
     async def heartbeat(self, who: Identity, m: admin_pb2.HeartbeatRequest) -> admin_pb2.HeartbeatResponse:
         self._desk.registry.heartbeat(who, m.lines_read, m.last_seq)

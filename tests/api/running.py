@@ -68,7 +68,7 @@ class RunningDesk:
             await self.app.stop()
 
     async def _serve(self):
-        self.doors = Doors(self.desk, self.settings, fast_door=self._fast_door)
+        self.doors = Doors(self.desk, self.settings, report=self.app.reconciler.report, fast_door=self._fast_door)
         self.addresses = await self.doors.open()
         deadline = time.monotonic() + WAIT_S
         symbols = self.settings.walk_symbols.split(",")

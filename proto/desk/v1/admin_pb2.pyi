@@ -145,3 +145,91 @@ class SetHaltRequest(_message.Message):
 class SetHaltResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GetReconciliationRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Reconciliation(_message.Message):
+    __slots__ = ("problem", "last_pass_at", "differences", "houses", "foreign_orders", "passes", "failures", "recovered", "posted", "adopted", "foreign_orders_seen")
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    LAST_PASS_AT_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    HOUSES_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_ORDERS_FIELD_NUMBER: _ClassVar[int]
+    PASSES_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    POSTED_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_ORDERS_SEEN_FIELD_NUMBER: _ClassVar[int]
+    problem: str
+    last_pass_at: str
+    differences: _containers.RepeatedCompositeFieldContainer[Difference]
+    houses: _containers.RepeatedCompositeFieldContainer[HouseBook]
+    foreign_orders: _containers.RepeatedCompositeFieldContainer[ForeignOrder]
+    passes: int
+    failures: int
+    recovered: int
+    posted: int
+    adopted: int
+    foreign_orders_seen: int
+    def __init__(self, problem: _Optional[str] = ..., last_pass_at: _Optional[str] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ..., houses: _Optional[_Iterable[_Union[HouseBook, _Mapping]]] = ..., foreign_orders: _Optional[_Iterable[_Union[ForeignOrder, _Mapping]]] = ..., passes: _Optional[int] = ..., failures: _Optional[int] = ..., recovered: _Optional[int] = ..., posted: _Optional[int] = ..., adopted: _Optional[int] = ..., foreign_orders_seen: _Optional[int] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("kind", "account", "symbol", "order_id", "ours", "theirs", "since", "explanation", "counts")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    OURS_FIELD_NUMBER: _ClassVar[int]
+    THEIRS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    account: str
+    symbol: str
+    order_id: str
+    ours: str
+    theirs: str
+    since: str
+    explanation: str
+    counts: bool
+    def __init__(self, kind: _Optional[str] = ..., account: _Optional[str] = ..., symbol: _Optional[str] = ..., order_id: _Optional[str] = ..., ours: _Optional[str] = ..., theirs: _Optional[str] = ..., since: _Optional[str] = ..., explanation: _Optional[str] = ..., counts: _Optional[bool] = ...) -> None: ...
+
+class HouseBook(_message.Message):
+    __slots__ = ("name", "cash", "holdings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CASH_FIELD_NUMBER: _ClassVar[int]
+    HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    cash: str
+    holdings: _containers.RepeatedCompositeFieldContainer[HouseHolding]
+    def __init__(self, name: _Optional[str] = ..., cash: _Optional[str] = ..., holdings: _Optional[_Iterable[_Union[HouseHolding, _Mapping]]] = ...) -> None: ...
+
+class HouseHolding(_message.Message):
+    __slots__ = ("symbol", "qty")
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    QTY_FIELD_NUMBER: _ClassVar[int]
+    symbol: str
+    qty: str
+    def __init__(self, symbol: _Optional[str] = ..., qty: _Optional[str] = ...) -> None: ...
+
+class ForeignOrder(_message.Message):
+    __slots__ = ("broker_order_id", "client_order_id", "symbol", "side", "qty", "account", "seen_at")
+    BROKER_ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    QTY_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SEEN_AT_FIELD_NUMBER: _ClassVar[int]
+    broker_order_id: str
+    client_order_id: str
+    symbol: str
+    side: str
+    qty: str
+    account: str
+    seen_at: str
+    def __init__(self, broker_order_id: _Optional[str] = ..., client_order_id: _Optional[str] = ..., symbol: _Optional[str] = ..., side: _Optional[str] = ..., qty: _Optional[str] = ..., account: _Optional[str] = ..., seen_at: _Optional[str] = ...) -> None: ...

@@ -758,6 +758,11 @@ class AdminServiceStub:
                 request_serializer=desk_dot_v1_dot_admin__pb2.SetHaltRequest.SerializeToString,
                 response_deserializer=desk_dot_v1_dot_admin__pb2.SetHaltResponse.FromString,
                 _registered_method=True)
+        self.GetReconciliation = channel.unary_unary(
+                '/desk.v1.AdminService/GetReconciliation',
+                request_serializer=desk_dot_v1_dot_admin__pb2.GetReconciliationRequest.SerializeToString,
+                response_deserializer=desk_dot_v1_dot_admin__pb2.Reconciliation.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/desk.v1.AdminService/Heartbeat',
                 request_serializer=desk_dot_v1_dot_admin__pb2.HeartbeatRequest.SerializeToString,
@@ -804,6 +809,12 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReconciliation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Heartbeat(self, request, context):
         """For a deployment's own token.
         """
@@ -843,6 +854,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetHalt,
                     request_deserializer=desk_dot_v1_dot_admin__pb2.SetHaltRequest.FromString,
                     response_serializer=desk_dot_v1_dot_admin__pb2.SetHaltResponse.SerializeToString,
+            ),
+            'GetReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReconciliation,
+                    request_deserializer=desk_dot_v1_dot_admin__pb2.GetReconciliationRequest.FromString,
+                    response_serializer=desk_dot_v1_dot_admin__pb2.Reconciliation.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -1012,6 +1028,33 @@ class AdminService:
             '/desk.v1.AdminService/SetHalt',
             desk_dot_v1_dot_admin__pb2.SetHaltRequest.SerializeToString,
             desk_dot_v1_dot_admin__pb2.SetHaltResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/desk.v1.AdminService/GetReconciliation',
+            desk_dot_v1_dot_admin__pb2.GetReconciliationRequest.SerializeToString,
+            desk_dot_v1_dot_admin__pb2.Reconciliation.FromString,
             options,
             channel_credentials,
             insecure,
