@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -259,8 +259,11 @@ async def test_the_rate_limit_is_read_not_assumed():
         assert (broker.rate.limit, broker.rate.remaining, broker.rate.reset) == (200, 77, 1795176000)
 
 
-async def test_lists_longer_than_a_page_are_whole(monkeypatch):
-    """Every order and execution once, also where a page's edge falls between orders of one moment."""
+@pytest.mark.parametrize("overlap", [timedelta(milliseconds=1), timedelta(hours=1)])
+async def test_lists_longer_than_a_page_are_whole(monkeypatch, overlap):
+    """Every order and execution once, also where a page's edge falls between orders of one moment, and where what
+    is asked for twice is more than a page."""
+    monkeypatch.setattr(account, "_OVERLAP", overlap)
     monkeypatch.setattr(account, "ORDERS_PAGE", 4)
     monkeypatch.setattr(account, "ACTIVITIES_PAGE", 4)
     async with connected(AlpacaRig(FAST)) as rig:

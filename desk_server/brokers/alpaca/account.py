@@ -21,6 +21,8 @@ ORDERS_PAGE, ACTIVITIES_PAGE = 500, 100
 _NOT_FOUND = "40410000"
 # Bounds of lists are exclusive and of unknown precision; what is asked for twice is told apart by its id.
 _OVERLAP = timedelta(milliseconds=1)
+# Where a whole page lies within that.
+_OVERLAP_LEAST = timedelta(microseconds=1)
 _PAGES_MAX = 2_000
 
 
@@ -153,6 +155,7 @@ class Account:
     async def _listed(self, query: dict[str, Any]) -> list[BrokerOrder]:
         """All pages of a list, ascending by submission."""
         found: dict[str, BrokerOrder] = {}
+        overlap = _OVERLAP
         for _ in range(_PAGES_MAX):
             asked = {**query, "limit": str(ORDERS_PAGE), "direction": "asc"}
             answer = await self._rest.ask(Lane.RECORDS, "GET", f"{self._path}/orders", asked)
@@ -163,9 +166,10 @@ class Account:
             if len(page) < ORDERS_PAGE // 3 or (not fresh and len(page) < ORDERS_PAGE):
                 return list(found.values())
             last = page[-1].created_at if page else None
-            if last is None or not fresh:
+            if last is None or (not fresh and overlap == _OVERLAP_LEAST):
                 raise BrokerUnknown("Alpaca's list of orders cannot be paged through")
-            query = {**query, "after": stamp(last - _OVERLAP)}
+            overlap = overlap if fresh else _OVERLAP_LEAST
+            query = {**query, "after": stamp(last - overlap)}
         raise BrokerUnknown("Alpaca's list of orders has no end")
 
     async def state(self) -> AccountState:
