@@ -123,12 +123,18 @@ class Bookkeeper:
                     batch = []
                 else:
                     batch.append(one)
+                if len(batch) == _BROKER_EVENTS_AT_ONCE:
+                    await self._settle(batch)
+                    batch = []
             await self._settle(batch)
 
     async def record_checked(self, make: Callable[[], Sequence[AnyEvent]]) -> None:
-        """Record what `make` finds in the book, while nothing the broker says is being settled."""
+        """Record what `make` finds in the book, while nothing the broker says is being settled. Very many events
+        (a recovery) are several commits."""
         async with self._settling:
-            await self.record_stubbornly(*make())
+            events = make()
+            for start in range(0, len(events), _BROKER_EVENTS_AT_ONCE):
+                await self.record_stubbornly(*events[start : start + _BROKER_EVENTS_AT_ONCE])
 
     async def _settle(self, said: Sequence[BrokerEvent]) -> None:
         doubts: list[Unsettled] = []

@@ -142,9 +142,13 @@ class Reconciler:
             return f"the books have not been compared with the broker yet{self._why()}"
         if unopened := self._accounts.unopened():
             return f"the opening balance of {', '.join(unopened) or 'the account'} is being found out"
-        age_s = self._clock.monotonic_s() - self._passed_s
-        if age_s > max(_STALE_S, 4 * self._poll_s):
-            return f"the books were last compared with the broker {age_s:.0f} s ago{self._why()}"
+        now_s = self._clock.monotonic_s()
+        for what, then_s, every_s in (
+            ("orders", self._passed_s, self._poll_s),
+            ("positions", self._compared_s, self._reconcile_s),
+        ):
+            if now_s - then_s > max(_STALE_S, 4 * every_s):
+                return f"the desk's {what} were last compared with the broker's {now_s - then_s:.0f} s ago{self._why()}"
         return ""
 
     def frozen(self, symbol: str) -> str:
