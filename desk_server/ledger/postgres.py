@@ -82,17 +82,32 @@ class PostgresLedger(GroupCommit):
     # The writer thread
 
     def _store(self, batch: list[Call]) -> Done:
+        if self._closed and self._link.closed:
+            # The last one before it was settled as far as it can be; this one was never sent.
+            return refused(batch, LedgerUnavailable(f"the desk stops, and the ledger {self.name} is away"))
         for _ in range(_TRIES):
             self._attempt = None
             try:
                 return self._commit_batch(batch)
             except psycopg.Error as error:
                 if self._link.is_idle:
+                    if len(batch) > 1 and isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+                        return self._store_each(batch)
                     return refused(batch, self._unavailable(error))
                 log.warning("the connection to the ledger %s is lost: %s", self.name, _one_line(error))
             if (done := self._settle(batch)) is not None:
                 return done
         return refused(batch, LedgerUnavailable(f"the ledger {self.name} does not answer. Nothing was stored"))
+
+    def _store_each(self, batch: list[Call]) -> Done:
+        """There is something in it that PostgreSQL cannot store (a NUL in a text): only its own call may fail."""
+        stored: list[Stored] = []
+        outcomes: list[Outcome] = []
+        for call in batch:
+            more_stored, more_outcomes = self._store([call])
+            stored += more_stored
+            outcomes += more_outcomes
+        return stored, outcomes
 
     def _commit_batch(self, batch: list[Call]) -> Done:
         try:

@@ -187,6 +187,13 @@ class SqliteReader:
     def postings(self, after: int, upto: int) -> list[PostingRow]:
         return self._all(_SELECT_POSTINGS, (after, upto))
 
+    def integrity(self) -> str:
+        try:
+            found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check(3)")]
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+        return "" if found == ["ok"] else f"the file is damaged: {'; '.join(found)}"
+
     def last(self) -> tuple[int, bytes]:
         try:
             return last_of(self._connection)

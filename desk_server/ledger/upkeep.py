@@ -25,6 +25,7 @@ from desk_server.ledger.chain import (
     checked_rows,
     columns_of,
     posting_rows,
+    says_its_columns,
     verify,
 )
 from desk_server.ledger.postgres_lease import Lease
@@ -74,7 +75,7 @@ def check(place: Place, expected: Mark | None = None) -> Report:
         last = _mark(*reader.last())
         damaged = verify(reader)
         problem = "" if damaged is None else f"event {damaged.seq} {damaged.what}"
-        return Report(reader.name, last, problem or _missing(reader, expected))
+        return Report(reader.name, last, problem or reader.integrity() or _missing(reader, expected))
 
 
 def backup(place: Place, file: Path) -> Mark:
@@ -144,9 +145,9 @@ def _copy(reader: Reader, insert: _Insert) -> Mark:
     seq, last = 0, START_HASH
     for row, event in checked_rows(reader):
         seq, last = row[0], row[7]
-        if row[1:7] != columns_of(event, body=row[6]):
+        if not says_its_columns(row, event):
             raise Damaged(reader.name, seq, "says something else in its columns than in its body")
-        rows.append(row)
+        rows.append((seq, *columns_of(event, body=row[6]), last))
         moved += posting_rows(seq, entries.of(reader.name, seq, event))
         if len(rows) >= _AT_ONCE:
             insert(rows, moved)

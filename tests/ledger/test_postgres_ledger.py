@@ -18,7 +18,7 @@ from cutting_proxy import CuttingProxy
 from ledger_story import AT, Open, executed, opened
 
 from desk_server.events import HaltSet
-from desk_server.ledger import LedgerUnavailable, OutcomeUnknown, postgres_link
+from desk_server.ledger import DuplicateEvent, LedgerUnavailable, OutcomeUnknown, postgres_link
 from desk_server.ledger.postgres import PostgresLedger
 from desk_server.ledger.postgres_link import name_of
 
@@ -111,7 +111,7 @@ async def test_a_database_that_comes_and_goes_makes_nobody_a_liar(make_postgres:
         await asyncio.gather(*calls)
 
     def trouble(moments: random.Random) -> None:
-        for round_ in range(9):
+        for round_ in range(6):
             time.sleep(moments.uniform(0.05, 0.3))
             if round_ % 3 == 2:
                 server.stop(signal.SIGQUIT)
@@ -272,6 +272,22 @@ async def test_a_database_in_trouble_refuses_and_resumes(
     assert seqs == ledger.seqs() == list(range(1, acknowledged + 1))
     assert ledger.ledger.verify() is None and ledger.lost == []
     await eventually(lambda: not ledger.ledger.fenced())
+
+
+async def test_what_cannot_be_stored_fails_its_own_call_only(make_postgres: Make, postgres_bed: PostgresBed):
+    """PostgreSQL's texts know no NUL; whatever a broker says, it does not stop the others."""
+    ledger = Open(make_postgres())
+    calls = [["e1"], ["e2", "e\0"], ["e3"], ["e1"], ["e4"]]
+    futures = [ledger.ledger.append(*map(executed, names)) for names in calls]
+    outcomes = await asyncio.gather(*futures, return_exceptions=True)
+    assert [one if isinstance(one, int) else type(one) for one in outcomes] == [
+        1,
+        LedgerUnavailable,
+        2,
+        DuplicateEvent,
+        3,
+    ]
+    assert ledger.seqs() == [1, 2, 3] and ledger.ledger.verify() is None
 
 
 async def test_entries_that_do_not_sum_to_zero_are_refused_by_the_database(

@@ -12,7 +12,7 @@ import pytest
 from ledger_story import AT, Open, executed, intended
 
 from desk_server.events import OrderAccepted
-from desk_server.ledger import LedgerUnavailable, sqlite_file
+from desk_server.ledger import LedgerUnavailable, sqlite_file, upkeep
 from desk_server.ledger.schema import MIGRATIONS
 from desk_server.ledger.sqlite import SqliteLedger, verify
 
@@ -125,6 +125,42 @@ async def test_a_writer_that_fails_tells_whoever_waits(make_sqlite: Make, monkey
         with pytest.raises(LedgerUnavailable, match="see the log: restart the desk"):
             await ledger.append(executed(name))
     assert list(ledger.read()) == []
+
+
+@pytest.mark.parametrize("name", ["desk.db", "desk.db.lock"])
+@pytest.mark.parametrize("by", ["nothing", "a copy"])
+async def test_a_file_exchanged_under_a_running_desk_ends_it(make_sqlite: Make, name: str, by: str):
+    """Whoever removes the ledger or its lock, or puts another in its place, has the desk send nothing more."""
+    ledger = Open(make_sqlite())
+    await ledger.ledger.append(executed("e1"))
+    path = ledger.ledger.path.with_name(name)
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    assert ledger.ledger.fenced() == ""
+    if by == "a copy":
+        copy.replace(path)
+    else:
+        path.unlink()
+    await asyncio.sleep(0.02)
+    assert "was removed or exchanged while this desk used it" in ledger.ledger.fenced()
+    with pytest.raises(LedgerUnavailable, match="end this desk"):
+        await ledger.ledger.append(executed("e2"))
+    await asyncio.sleep(0)
+    assert len(ledger.lost) == 1
+
+
+async def test_a_damaged_index_is_found(make_sqlite: Make):
+    """The check also asks SQLite whether its file is sound: the key of an execution may be missing from the index."""
+    ledger = Open(make_sqlite()).ledger
+    await ledger.append(*(executed(number) for number in range(5)))
+    await ledger.close()
+    assert upkeep.check(ledger.path).problem == ""
+    with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute("PRAGMA writable_schema = 1")
+        other.execute("DELETE FROM sqlite_master WHERE name = 'events_dedupe'")
+    with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE other (a)")
+    assert "the file is damaged" in upkeep.check(ledger.path).problem
 
 
 async def test_a_busy_file_refuses_and_resumes(make_sqlite: Make):
