@@ -21,8 +21,7 @@ from desk_server.feeds import Feed
 from desk_server.feeds.none import NoFeed
 from desk_server.feeds.replay import BadTapeFile, ReplayFeed
 from desk_server.feeds.walk import WalkFeed
-from desk_server.ledger import Ledger, LedgerUnavailable, commands
-from desk_server.ledger.postgres import PostgresLedger
+from desk_server.ledger import Ledger, LedgerUnavailable
 from desk_server.ledger.sqlite import SqliteLedger
 from desk_server.market import Hub
 from desk_server.reconcile import Reconciler
@@ -190,6 +189,8 @@ def ledger_path(settings: Settings) -> Path:
 
 def look_after_ledger(settings: Settings, command: str, file: Path | None, expect: str) -> int:
     """`verify-ledger`, `backup` or `restore`: the exit code. `verify-ledger FILE` looks at a backup."""
+    from desk_server.ledger import commands  # noqa: PLC0415  (PostgreSQL's driver costs 12 MiB, 0.1 s)
+
     place = settings.secret("database_url") or ledger_path(settings)
     if command == "verify-ledger" or file is None:
         return commands.verify(file or place, expect)
@@ -198,6 +199,8 @@ def look_after_ledger(settings: Settings, command: str, file: Path | None, expec
 
 def _ledger(settings: Settings) -> Ledger:
     if url := settings.secret("database_url"):
+        from desk_server.ledger.postgres import PostgresLedger  # noqa: PLC0415  (as above)
+
         return PostgresLedger(url, lease_s=settings.lease_s)
     return SqliteLedger(ledger_path(settings))
 
