@@ -553,6 +553,9 @@ class Desk:
                 if found is not None and not found.is_open and found.end is not What.REPLACED:
                     self.soon()
                     raise _not_cancelable(order, no.message) from no
+        except Exception:  # as on the way of an order: nobody knows, so it is asked again
+            log.exception("cancelling failed in an unknown way", order_id=order.order_id)
+            self._resolver.take(order.order_id)
         else:
             self._resolver.look_after(order.order_id)
 
