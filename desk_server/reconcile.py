@@ -309,8 +309,10 @@ class Reconciler:
         """Until then; or until asked, or until the broker can be reached again, or something is in doubt."""
         until_s = self._clock.monotonic_s() + wait_s
         while (left_s := until_s - self._clock.monotonic_s()) > 0 and not self._wanted.is_set():
+            # Not wait_for: up to Python 3.11 it forgets a cancel that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), min(left_s, self._poll_in_doubt_s))
+                async with asyncio.timeout(min(left_s, self._poll_in_doubt_s)):
+                    await self._wanted.wait()
             broken = self._broker.problem() or self._stream_problem()
             came_back = self._was_broken and not broken
             self._was_broken = broken
