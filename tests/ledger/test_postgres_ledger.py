@@ -19,7 +19,9 @@ from ledger_story import AT, Open, executed, opened
 
 from desk_server.events import HaltSet
 from desk_server.ledger import DuplicateEvent, LedgerUnavailable, OutcomeUnknown, postgres_link
+from desk_server.ledger.chain import Chain, columns_of, verify
 from desk_server.ledger.postgres import PostgresLedger
+from desk_server.ledger.postgres_file import insert, last_of
 from desk_server.ledger.postgres_link import name_of
 
 Make = Callable[..., PostgresLedger]
@@ -370,3 +372,36 @@ async def test_a_lease_without_a_sign_of_life_is_taken_after_its_time(make_postg
     again = Open(make_postgres()).ledger
     assert time.monotonic() - begun >= 3
     assert again.fenced() == "" and await again.append(executed("e2")) == 2
+
+
+async def test_however_often_desks_take_it_from_each_other_the_chain_stays_whole(
+    make_postgres: Make, postgres_bed: PostgresBed
+):
+    """Takeovers in the middle of each other's commits: each commit is whole and follows the one before, or is not."""
+    await make_postgres().close()
+    end = time.monotonic() + 3
+    stored = refused = 0
+    counting = threading.Lock()
+
+    def desk(number: int) -> None:
+        nonlocal stored, refused
+        with contextlib.closing(postgres_link.connect(postgres_bed.place, "writer")) as link:
+            while time.monotonic() < end:
+                epoch = link.execute("UPDATE desk.fence SET epoch = epoch + 1 RETURNING epoch").fetchone()[0]
+                chain = Chain(*last_of(link))
+                took = True
+                while took and time.monotonic() < end:
+                    before = chain.seq
+                    rows = [chain.link(event, columns_of(event)) for event in (halted(number), halted(number))]
+                    took = insert(link, epoch, before, rows, [])
+                    with counting:
+                        stored, refused = stored + 2 * took, refused + (not took)
+
+    threads = [threading.Thread(target=desk, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 60)
+    with postgres_bed.reading() as reader:
+        assert verify(reader) is None and reader.last()[0] == stored
+    assert stored > 20 and refused > 20
