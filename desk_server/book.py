@@ -153,6 +153,7 @@ class Book(HouseBooks):
         old = self.orders.get(OrderId(order.replaces))
         changes = self._enter_family(seq, "accepted", event.at, order, event.legs)
         for entered in (order, *event.legs):
+            self._recovered.add(entered.order_id)
             if entered.broker_order_id:
                 self._by_broker_order_id[entered.broker_order_id] = entered.order_id
         if old is None:

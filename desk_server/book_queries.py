@@ -45,6 +45,8 @@ class BookQueries:
         self._activity_ids: set[str] = set()
         # The accounts at the broker whose opening balance is booked.
         self.opened: set[str] = set()
+        # Orders that this desk did not place, or did when it had another ledger.
+        self._recovered: set[OrderId] = set()
         # Orders of which the broker has taken an execution back.
         self._busted: set[OrderId] = set()
         self._reservations = Reservations(self.orders)
@@ -171,6 +173,13 @@ class BookQueries:
         """True for an order that was filled until the broker took an execution back: its word counts again."""
         is_whole = order.qty is not None and order.filled_qty >= order.qty
         return order.state is State.FILLED and order.order_id in self._busted and not is_whole
+
+    def has_sent_orders(self) -> bool:
+        """Whether any order was sent by a desk with this ledger."""
+        return any(
+            order.state is not State.REFUSED and order_id not in self._recovered
+            for order_id, order in self.orders.items()
+        )
 
     def foreign_orders(self) -> list[ForeignOrderSeen]:
         """Orders on the account that nobody here placed, in the order they were seen."""

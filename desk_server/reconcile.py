@@ -35,6 +35,10 @@ _LONGEST_WAIT_S = 30.0
 # A pass that reads everything again, to explain a difference, comes no more often than this.
 _DEEP_EVERY_S = 600.0
 _STALE_S = 60.0
+_ANOTHER_BROKERS = (
+    "the ledger has orders of another broker (the embedded exchange?), and this broker's account was never compared "
+    "with it: give the desk another DESK_RUN_DIR or DESK_DATABASE_URL for this broker"
+)
 _IN_DOUBT = frozenset({State.SENDING, State.UNKNOWN, State.QUARANTINE})
 
 
@@ -115,6 +119,8 @@ class Reconciler:
         self._deep_wanted = False
         self._was_broken = ""
         self._failure = ""
+        # Why nothing is compared at all, for which only another ledger helps.
+        self._refusal = ""
         self.passes = 0
         self.failures = 0
 
@@ -123,6 +129,11 @@ class Reconciler:
     async def start(self) -> None:
         """Begin with a pass at once; returns without waiting for it (`problem` tells). The ledger is loaded, and
         the broker connected."""
+        # No order is sent before the opening balance is known: these were sent to another broker.
+        if self._has_records and not self._book.opened and self._book.has_sent_orders():
+            log.critical(_ANOTHER_BROKERS)
+            self._refusal = _ANOTHER_BROKERS
+            return
         self._task = asyncio.create_task(self._run(), name="reconcile")
 
     async def close(self) -> None:
@@ -136,8 +147,8 @@ class Reconciler:
 
     def problem(self) -> str:
         """Why orders that add risk must wait; "" after a complete pass, while the newest is not too old."""
-        if not self._has_records:
-            return ""
+        if not self._has_records or self._refusal:
+            return self._refusal
         if self._passed_s is None or self._compared_s is None:
             return f"the books have not been compared with the broker yet{self._why()}"
         if unopened := self._accounts.unopened():

@@ -149,5 +149,5 @@ def contents(book: Book) -> str:
     groups = book._reservations
     parts += [groups._cash, groups._qty, groups._notional, book._halts, book._listed, list(book._open)]
     parts += [book._by_request, book._by_broker_order_id, book._by_client_order_id, book._released]
-    parts += [book._foreign, book._foreign_fills, book.activities, book.opened, book._busted]
+    parts += [book._foreign, book._foreign_fills, book.activities, book.opened, book._busted, book._recovered]
     return "\n".join(repr(part) for part in parts)

@@ -120,6 +120,37 @@ async def test_a_bug_in_one_answer_does_not_end_it(ground, looping):
     await until(lambda: looping.passes > passes)
 
 
+async def test_another_brokers_ledger_is_refused(tmp_path, broker):
+    """Orders that were sent before any opening balance was known went to the embedded exchange: they are no order of
+    this account, and what they bought is not in it."""
+    ground = await Ground(tmp_path, broker).start()
+    await ground.desk.place(ALICE, request())
+    await ground.heard()
+    await ground.reconciler.start()
+    assert "give the desk another DESK_RUN_DIR" in ground.reconciler.problem()
+    assert ground.reconciler.passes == 0
+    await ground.reconciler.close()
+    await ground.stop()
+
+
+async def test_a_recovery_that_was_cut_off_goes_on(ground, tmp_path):
+    """Recovered orders without an opening balance are this broker's: the next start looks on."""
+    await ground.desk.place(ALICE, request())
+    await ground.look()
+    anew = await Ground(tmp_path / "empty", ground.broker).start()
+    await anew.look()
+    assert "" not in anew.book.opened
+    await anew.stop()
+    again = await Ground(tmp_path / "empty", ground.broker).start()
+    await again.reconciler.start()
+    assert "another DESK_RUN_DIR" not in again.reconciler.problem()
+    await until(lambda: again.reconciler.passes >= 1)
+    await again.reconciler.close()
+    await again.look(7)
+    again.agree()
+    await again.stop()
+
+
 async def test_thousands_of_orders_are_recovered(ground, tmp_path):
     """In many commits; a second desk reads what the first one wrote."""
     count = 1500
