@@ -1,9 +1,11 @@
 """A whole desk whose ledger cannot be written: orders are refused with 503, nothing is half stored, and service
-resumes by itself, without a restart."""
+resumes by itself, without a restart. And one whose ledger is moved."""
 
 import contextlib
 import resource
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,7 +19,7 @@ from beds import Bed, PostgresBed, SqliteBed
 
 from desk_server import events
 from desk_server.ledger.chain import checked_rows, verify
-from tests.e2e.conftest import DeskProcess, until
+from tests.e2e.conftest import PROJECT, DeskProcess, until
 from tests.postgres_server import Server
 
 BUY = {"symbol": "AAPL", "qty": "1", "side": "buy", "order_type": "market"}
@@ -135,3 +137,31 @@ def stored_once(bed: Bed, request_ids: set[str]) -> None:
         assert verify(reader) is None
         intents = [event for _, event in checked_rows(reader) if isinstance(event, events.OrderIntended)]
     assert Counter(event.order.request.request_id for event in intents) == dict.fromkeys(request_ids, 1)
+
+
+def server(desk: Desk, *arguments: str) -> str:
+    """What `python -m desk_server` prints, with the desk's own settings."""
+    words = [sys.executable, "-m", "desk_server", *arguments]
+    done = subprocess.run(words, cwd=PROJECT, env=desk.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_desk_moves_to_postgresql_by_a_backup_and_a_restore(run_dir: Path, postgres_server: Server):
+    """Made while it traded: all that was answered before is answered the same there, and trading goes on."""
+    with postgres_server.database() as url:
+        with running(Desk(run_dir)) as desk:
+            before = {f"r{number}": desk.order(f"r{number}").json() for number in range(10)}
+            server(desk, "backup", str(run_dir / "copy.db"))
+            desk.order("too late for the copy")
+            assert desk.stop() == 0
+        moved = Desk(run_dir, DESK_DATABASE_URL=url)
+        assert "Restored" in server(moved, "restore", str(run_dir / "copy.db"))
+        with running(moved):
+            assert {key: moved.order(key).json()["order_id"] for key in before} == {
+                key: answer["order_id"] for key, answer in before.items()
+            }
+            assert moved.order("new").status_code == 201
+            stored_once(PostgresBed(postgres_server, url), {"warm", "new", *before})
+            assert moved.stop() == 0
+        assert "all as they were written" in server(moved, "verify-ledger")
