@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from desk_server.book_house import BookError, HouseBooks
-from desk_server.domain import ZERO, Order, OrderId, Side, State
+from desk_server.domain import OPEN_STATES, ZERO, Order, OrderId, Side, State
 from desk_server.events import (
     ActivityPosted,
     AnyEvent,
@@ -414,7 +414,7 @@ class Book(HouseBooks):
             self._listed.append(order_id)
             self._place[order_id] = place
             self._places_of_user.setdefault(user, []).append(place)
-        if order.state.is_open:
+        if order.state in OPEN_STATES:
             self._open_up(order)
 
     def _put(self, seq: int, word: str, order: Order, fill: Fill | None = None, filled: Decimal = ZERO) -> Change:

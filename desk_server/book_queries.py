@@ -65,7 +65,8 @@ class BookQueries:
 
     def by_request(self, user: UserId, request_id: str) -> Order | None:
         """The order (placed, refused or replacing) that the user's request made."""
-        return self._order_or_none(self._by_request.get((user, request_id)))
+        order_id = self._by_request.get((user, request_id))
+        return None if order_id is None else self.orders[order_id]
 
     def legs(self, order: Order) -> tuple[Order, ...]:
         return tuple(self.orders[leg_id] for leg_id in order.leg_ids)
@@ -208,7 +209,7 @@ class BookQueries:
     def buying_power(self, user: UserId) -> Decimal:
         """Cash that no open order holds; 0 for a user without an account."""
         account = self.accounts.get(user)
-        return MONEY.subtract(account.cash, self.reserved_cash(user)) if account else ZERO
+        return MONEY.subtract(account.cash, self._reservations.cash(user)) if account else ZERO
 
     def open_qty(self, user: UserId, symbol: Symbol, side: Side) -> Decimal:
         """What the user's open orders of that side may still execute; notional orders are not in it."""

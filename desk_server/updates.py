@@ -64,8 +64,12 @@ class UpdateLog:
         self._closed = False
 
     def publish(self, update: Update) -> None:
-        self._everybody.add(update)
-        self._users[update.order.user].add(update)
+        for ring in (self._everybody, self._users[update.order.user]):
+            if ring.waiting or ring.added >= ring.kept:
+                ring.add(update)
+            else:
+                ring.updates.append(update)
+                ring.added += 1
 
     def subscribe(self, user: UserId | None, after: int | None) -> AsyncIterator[Update]:
         """Updates of `user` (None: of everybody) with seq > after; after=None: only what comes from now on.

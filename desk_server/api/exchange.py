@@ -29,6 +29,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 PROTOBUF = b"application/x-protobuf"
 JSON = b"application/json"
 BODY_BYTES_MAX = 16 * 1024
+_PROTOBUF_TYPE = (b"content-type", PROTOBUF)
 _PROTOBUF_NAMES = frozenset({PROTOBUF, b"application/protobuf", b"application/octet-stream"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Headers that change how a body travels; the plain route alone handles them.
@@ -139,6 +140,12 @@ def failure(head: Head, error: Exception) -> Answer:
 
 
 def answer_of(head: Head, message: Message, status: int = HTTPStatus.OK) -> Answer:
+    if head.content_type == PROTOBUF and not head.accept:
+        # As nearly every strategy asks.
+        body = message.SerializeToString()
+        length = b"%d" % len(body)
+        headers = [_PROTOBUF_TYPE, (b"content-length", length), (b"x-request-id", head.request_id)]
+        return Answer(int(status), headers, body)
     if head.wants_protobuf:
         return _answer(head, status, PROTOBUF, message.SerializeToString())
     return _answer(head, status, JSON, as_json.json_bytes(message))
@@ -183,7 +190,8 @@ def too_large() -> DeskError:
 
 
 def start_log(head: Head) -> None:
-    logs.bind_only({"request_id": head.request_id.decode()})
+    ids = {"request_id": head.request_id.decode()}
+    logs.bind_only(ids if head.who is None else ids | _ids_of(head.who))
 
 
 def identify(door: Door, head: Head, peer: str) -> Identity:
@@ -191,8 +199,12 @@ def identify(door: Door, head: Head, peer: str) -> Identity:
     who = head.who
     if who is None or not door.stands(who):
         who = head.who = _identify(door, head, peer)
-    logs.bind(user=who.user, deployment_id=who.deployment_id)
+        logs.bind(**_ids_of(who))
     return who
+
+
+def _ids_of(who: Identity) -> dict[str, str]:
+    return {"user": who.user, "deployment_id": who.deployment_id}
 
 
 def _identify(door: Door, head: Head, peer: str) -> Identity:

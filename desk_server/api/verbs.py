@@ -98,9 +98,9 @@ class Verbs:
         return orders_pb2.ListFillsResponse(fills=[wire.fill_message(fill) for fill in fills], next_page_token=token)
 
     def _logged(self, what: str, order: Order) -> orders_pb2.OrderResponse:
-        request = order.request
-        logs.brief(what, symbol=request.symbol, side=request.side, status=order.status, order_id=order.order_id)
-        return self._answer(order)
+        answer = self._answer(order)
+        logs.brief(what, symbol=answer.symbol, side=answer.side, status=answer.order_status, order_id=answer.order_id)
+        return answer
 
     def _answer(self, order: Order) -> orders_pb2.OrderResponse:
         return wire.answer(order, self._desk.book.legs(order) if order.leg_ids else ())

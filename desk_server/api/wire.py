@@ -129,8 +129,8 @@ def _order_fields(order: Order, legs: Iterable[Order] = ()) -> dict[str, Any]:
         "time_in_force": request.time_in_force._value_,
         "order_class": request.order_class._value_,
         "status": order.status,
-        "filled_qty": decimal_text(order.filled_qty),
-        "fees": decimal_text(order.fees),
+        "filled_qty": decimal_text(order.filled_qty) if order.filled_qty else "0",
+        "fees": decimal_text(order.fees) if order.fees else "0",
         "created_at": created_at,
         "updated_at": created_at if order.updated_at is order.created_at else time_text(order.updated_at),
     }

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from desk_server.domain import Order, OrderId
-from desk_server.events import AnyEvent, OrderAccepted, decode, dedupe_key, encode, owner, subject
+from desk_server.events import AnyEvent, OrderAccepted, OrderIntended, decode, dedupe_key, encode, owner, subject
 from desk_server.ledger import LedgerUnavailable, Stored
 from desk_server.postings import Posting, intended, named, postings
 
@@ -97,8 +97,11 @@ class Chain:
 def columns_of(event: AnyEvent, body: bytes | None = None) -> Columns:
     if body is None:
         body = encode(event)
+    # Every order has these two.
+    if type(event) is OrderIntended:
+        order = event.order
+        return _time_text(event.at), "OrderIntended", order.user, order.order_id, dedupe_key(event), body
     if type(event) is OrderAccepted:
-        # Every order has one: it names an order, no user, and needs no key.
         return _time_text(event.at), "OrderAccepted", "", event.order_id, None, body
     return _time_text(event.at), type(event).__name__, owner(event), subject(event), dedupe_key(event), body
 
