@@ -3,6 +3,7 @@
 `python -m desk_server --help` and docs/settings.md show the same table.
 """
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -204,6 +205,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"DESK_BROKER={self.broker} needs {name} (or {name}_FILE, a file that holds it)")
         if self.broker == "alpaca-broker" and self.config_file is None:
             raise ValueError("DESK_BROKER=alpaca-broker needs DESK_CONFIG, which tells each user's account")
+        self._check_alpaca_url()
         if not self.is_live:
             return
         if not self.allow_live:
@@ -219,6 +221,15 @@ class Settings(BaseSettings):
         if self.trust_user_header:
             raise ValueError("DESK_TRUST_USER_HEADER=1 is for the paper exchange: a live account needs tokens")
 
+    def _check_alpaca_url(self) -> None:
+        url = urlsplit(self.broker_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("APCA_API_BASE_URL must look like https://paper-api.alpaca.markets")
+        if url.path or url.query:
+            raise ValueError("APCA_API_BASE_URL must end after the host: leave /v2 and the like out")
+        if url.scheme == "http" and not _is_this_machine(url.hostname):
+            raise ValueError("APCA_API_BASE_URL must begin with https://, or the keys would travel in clear text")
+
     @property
     def broker_url(self) -> str:
         """Where the broker is, without a slash at the end."""
@@ -230,19 +241,30 @@ class Settings(BaseSettings):
         if self.broker == "paper":
             return False
         host = urlsplit(self.broker_url).hostname or ""
-        return not (host in _NO_REAL_MONEY or host == "localhost" or host.startswith("127.") or host == "::1")
+        return not (host in _NO_REAL_MONEY or _is_this_machine(host))
 
     def secret(self, name: Literal["alpaca_key_id", "alpaca_secret_key", "database_url"]) -> str:
-        """The secret itself, or what its file holds. Raises OSError where that cannot be read."""
+        """The secret itself, or what its file holds. Raises OSError where there is none to be read."""
         file: Path | None = getattr(self, f"{name}_file")
         if file is not None:
-            return file.read_text().strip()
+            variable = Settings.model_fields[f"{name}_file"].validation_alias
+            try:
+                found = file.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise OSError(f"the file that {variable} names cannot be read: {error}") from error
+            if not found:
+                raise OSError(f"the file that {variable} names is empty: {file}")
+            return found
         given: SecretStr = getattr(self, name)
         return given.get_secret_value()
 
     @property
     def socket_dir(self) -> Path:
         return self.run_dir / "desk"
+
+
+def _is_this_machine(host: str) -> bool:
+    return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
 
 def table() -> list[tuple[str, str, str]]:

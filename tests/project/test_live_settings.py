@@ -45,6 +45,10 @@ def test_every_host_that_is_not_known_to_have_no_real_money_has_it(given, live):
         ({"alpaca_key_id": ""}, "APCA_API_KEY_ID_FILE"),
         ({"alpaca_secret_key": ""}, "APCA_API_SECRET_KEY_FILE"),
         ({"broker": "alpaca-broker"}, "DESK_CONFIG"),
+        ({"alpaca_base_url": "https://paper-api.alpaca.markets/v2"}, "leave /v2"),
+        ({"alpaca_base_url": "paper-api.alpaca.markets"}, "must look like https"),
+        ({"alpaca_base_url": "http://paper-api.alpaca.markets"}, "clear text"),
+        ({"alpaca_base_url": "http://127.0.0.1.example.org"}, "clear text"),
     ],
 )
 def test_what_is_missing_is_named(given, what):
@@ -62,6 +66,17 @@ def test_a_secret_is_read_from_its_file_and_never_shown(tmp_path):
         **(LIVE | {"allow_live": True, "alpaca_secret_key": "hush-hush", "database_url": "postgresql://a:hush@b"})
     )
     assert "hush" not in f"{told!r} {told.model_dump()}"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
+def test_a_secret_s_file_that_holds_none_is_named(tmp_path, content):
+    """Missing, empty or no text: the variable that names it is told."""
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    settings = Settings(**(LIVE | {"allow_live": True, "alpaca_secret_key_file": file}))
+    with pytest.raises(OSError, match="APCA_API_SECRET_KEY_FILE"):
+        settings.secret("alpaca_secret_key")
 
 
 @pytest.mark.parametrize("live", [True, False])

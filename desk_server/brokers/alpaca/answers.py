@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from desk_server.brokers import BrokerHasIt, BrokerRejected, BrokerThrottled, BrokerUnknown
 
+KEY_REFUSED = "Alpaca refuses the key: check the key id and the secret, and that they belong to this host"
 _DEFINITIVE = frozenset({400, 403, 422})
 _RETRY_S_DEFAULT, _RETRY_S_MIN, _RETRY_S_MAX = 3.0, 0.1, 65.0
 _MESSAGE_MAX = 300
@@ -65,6 +66,8 @@ def result(answer: Answer) -> Any:
     no = refusal(answer)
     if no is None:
         raise BrokerUnknown(f"HTTP {answer.status} without a word of Alpaca's own")
+    if is_key_refused(answer):
+        raise BrokerUnknown(KEY_REFUSED)
     if answer.status == 429:
         raise BrokerThrottled(retry_after_s(answer.headers))
     if no.code and "client_order_id must be unique" in no.message.lower():

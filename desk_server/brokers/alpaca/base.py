@@ -65,6 +65,8 @@ class AlpacaBase(ABC):
         self.updates = Updates()
         self._assets = Assets(self.rest, self.clock, self.tuning.assets_s)
         self._tasks: list[asyncio.Task[None]] = []
+        # What kept the account from being used at the last look.
+        self._trouble = ""
 
     async def connect(self, on_event: OnEvent) -> None:
         """Returns when the stream was opened and the account looked at, or both were tried in vain: `problem` and
@@ -133,12 +135,21 @@ class AlpacaBase(ABC):
             await self._check()
 
     async def _check(self) -> None:
+        """Says when the account cannot be looked at, why, and when it can again: not every time."""
+        trouble = ""
         try:
             await self._look()
         except (BrokerUnknown, BrokerThrottled) as silence:
-            log.warning("Alpaca does not answer", reason=str(silence))
+            trouble = str(silence)
         except Exception:
             log.exception("looking at the account failed: it is tried again")
+            return
+        trouble = trouble or self.health.account_problem
+        if trouble and trouble != self._trouble:
+            log.warning("the account at Alpaca cannot be used", reason=trouble)
+        elif self._trouble and not trouble:
+            log.info("the account at Alpaca can be used again")
+        self._trouble = trouble
 
     def _gap(self) -> None:
         if self.on_gap is not None:

@@ -1,5 +1,6 @@
 """Whether orders can be sent to Alpaca now: what its answers, and the account itself, have shown."""
 
+from desk_server.brokers.alpaca.answers import KEY_REFUSED
 from desk_server.clock import Clock
 
 
@@ -25,7 +26,7 @@ class Health:
     def problem(self) -> str:
         """Why orders cannot be sent now; "" when all is well."""
         if self._is_key_refused:
-            return "Alpaca refuses the key: check the key id and the secret, and that they belong to this host"
+            return KEY_REFUSED
         if self._answered_s is None:
             return "Alpaca has not answered yet"
         silence_s = self._clock.monotonic_s() - self._answered_s

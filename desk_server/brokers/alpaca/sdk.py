@@ -20,6 +20,15 @@ from desk_server.brokers.alpaca.answers import Answer, NoAnswer
 
 BODY_BYTES_MAX = 64 * 2**20
 _CHUNK = 2**16
+_WORDS = {
+    "NameResolutionError": "the name of its host cannot be resolved",
+    "NewConnectionError": "no connection to its host",
+    "ConnectTimeout": "no connection to its host in time",
+    "ConnectTimeoutError": "no connection to its host in time",
+    "ReadTimeout": "it said nothing in time",
+    "ReadTimeoutError": "it said nothing in time",
+    "SSLError": "its certificate is not trusted",
+}
 
 
 class Line:
@@ -110,8 +119,10 @@ def _watched(opened: Callable[[socket.socket], None]) -> dict[str, type[HTTPConn
 
 
 def _reason(error: BaseException) -> str:
-    """The error's kind and that of its cause. Not its text: this may quote a URL or a header."""
+    """In words where the kind has any, else the error's kind and that of its cause. Not its text: this may quote a
+    URL or a header."""
     cause = error.args[0] if error.args and isinstance(error.args[0], BaseException) else error.__context__
     reason = getattr(cause, "reason", None)
     kinds = [type(one).__name__ for one in (error, cause, reason) if isinstance(one, BaseException)]
-    return " / ".join(dict.fromkeys(kinds))
+    words = next((_WORDS[kind] for kind in reversed(kinds) if kind in _WORDS), "")
+    return words or " / ".join(dict.fromkeys(kinds))
