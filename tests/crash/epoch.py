@@ -23,8 +23,12 @@ HEAL_S = 30.0
 ZERO_S = 15.0
 # For so long nothing may happen before it counts as rest: the broker takes up to 0.1 s over an order.
 _QUIET_S = 0.4
-# What must be so at rest; looked at until it is.
+# What must be so at rest; looked at until it is. And what no rest can mend.
 _AT_REST = (5, 7, 11, 15)
+_FOR_EVER = (1, 3, 4, 6, 9, 14, 16)
+# The exit code of a desk whose launcher failed, and how many desks may end by themselves before an epoch is given up.
+_LAUNCHER_FAILED = 70
+_ENDS_MAX = 50
 
 
 @dataclass(slots=True)
@@ -107,6 +111,10 @@ class Epoch:
     def ended_by_itself(self, desk: Desk, code: int) -> None:
         self.note(f"desk {desk.number} ended by itself with {code}")
         self.ends[f"exit {code}"] += 1
+        if code == _LAUNCHER_FAILED:
+            raise RuntimeError(f"the launcher of desk {desk.number} failed: see {self.directory / 'desk.log'}")
+        if self.ends.total() > _ENDS_MAX:
+            raise RuntimeError(f"{_ENDS_MAX} desks ended by themselves: see {self.directory / 'desk.log'}")
         if desk.number not in self._forgiven:
             self.notice(15, f"desk {desk.number} ended by itself with {code}: see desk.log")
 
@@ -161,7 +169,7 @@ class Epoch:
             self.notice(15, f"desk {desk.number} was not ready {HEAL_S} s after all faults were healed")
         if not clients.command("finish", 60.0):
             self.notice(15, "clients did not get their answers within 60 s")
-        h = self._rest(healed)
+        h = self._rest(healed, clients)
         outcome.heal_s = time.monotonic() - healed
         self.note(f"at rest after {outcome.heal_s:.1f} s")
         try:
@@ -183,7 +191,7 @@ class Epoch:
         outcome.events = len(h.rows)
         return h, outcome
 
-    def _rest(self, healed: float) -> History:
+    def _rest(self, healed: float, clients: trading.Clients) -> History:
         """Look until desk, ledger and broker agree; what still does not after 30 s is in the History's checks."""
         events = -1
         while True:
@@ -197,10 +205,20 @@ class Epoch:
             if not unsettled and not h.broker["pending_landings"] and len(h.rows) == events:
                 return h
             events = len(h.rows)
+            if self.hurry and (broken := self._broken_for_ever(h, clients)):
+                self.notice(*broken)
+                return h
             if time.monotonic() - healed > HEAL_S:
                 self.notice(15, f"not at rest {HEAL_S} s after all faults were healed: {unsettled[:3]}")
                 return h
             time.sleep(_QUIET_S)
+
+    def _broken_for_ever(self, h: History, clients: trading.Clients) -> tuple[int, str] | None:
+        h.broker = self.broker.dump(whole=True)
+        h.said = read_lines(clients.logs)
+        h.witnessed = read_lines([self.directory / "witness.jsonl"])
+        books = Books(h.rows)
+        return next(((number, breach) for number in _FOR_EVER for breach in INVARIANTS[number](h, books)), None)
 
     def _look(self, raw: Raw, h: History) -> None:
         """What the desk shows, at rest."""

@@ -89,9 +89,14 @@ def no_fill_dedupe() -> None:
 
 def fill_in_two_transactions() -> None:
     """The execution is committed, then what it moves."""
-    old = "    if moved:\n"
-    new = 'if moved:\n        self._connection.execute("COMMIT")\n        self._connection.execute("BEGIN IMMEDIATE")\n'
-    rewrite(sqlite, SqliteLedger, "_insert", (old, f"    {new}"))
+    old = "    insert(self._connection, rows, moved)\n"
+    new = """    insert(self._connection, rows, [])
+    if moved:
+        self._connection.execute("COMMIT")
+        self._connection.execute("BEGIN IMMEDIATE")
+        insert(self._connection, [], moved)
+"""
+    rewrite(sqlite, SqliteLedger, "_insert_together", (old, new))
 
 
 def answer_before_commit() -> None:
