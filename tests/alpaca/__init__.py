@@ -34,7 +34,8 @@ in answers. An unknown field or name is answered 400 with a sentence. All are PO
     /control/walk       {"every_ms": 50, "step_bps": 15, "symbols": [...]?} prices walk by themselves, seeded;
                          {"every_ms": 0} stops it
     /control/fill       {"order": id or client_order_id, "qty": "1"?, "price": "10"?} an execution by hand
-    /control/reject     {"order", "reason"?}   the order becomes `rejected`, as it can after a 200
+    /control/reject     {"order", "reason"?}   the order becomes `rejected`, as it can after a 200; where it was to
+                         replace another one and is pending_new still (see work_ms), that one works on
     /control/expire     {"order"?}             that order, or every open day order
     /control/tell       {"order", "event": "restated"|"done_for_day"|anything, "status"?} an update with that event; the
                          order takes the status, where one is given

@@ -223,6 +223,18 @@ class Account(Life):
         new.status = "pending_new"
         self.file(new)
 
+    def refuse_replacement(self, new: Order) -> None:
+        """The market did not take it after all: the old order works on. For orders without a family."""
+        old = self.find(new.replaces or "")
+        if old.parent is not None or new.legs:
+            raise ValueError("only a replacement without legs can be refused later")
+        old.status = "partially_filled" if old.filled else "new"
+        self.tell(old, "order_replace_rejected")
+        old.replaced_by = None
+        self.end(new, "rejected")
+
     def _replaced(self, order: Order, new: Order) -> None:
+        if order.replaced_by != new.id:
+            return
         self.end(order, "replaced")
         self.work(new)

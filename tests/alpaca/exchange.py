@@ -222,7 +222,9 @@ class Exchange:
             return
 
     def reject(self, account: Account, order: Order) -> None:
-        if order.is_open and not order.filled:
+        if order.replaces and order.status == "pending_new":
+            account.refuse_replacement(order)
+        elif order.is_open and not order.filled:
             account.end(order, "rejected")
 
     def place_externally(

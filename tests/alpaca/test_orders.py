@@ -447,3 +447,20 @@ def test_a_stop_leg_may_keep_the_status_held(client, truth, alpaca):
     assert status(truth, stop) == "held"
     alpaca.control.price(AAPL=140)
     assert (status(truth, stop), status(truth, take)) == ("filled", "canceled")
+
+
+def test_a_replacement_can_be_refused_after_it_was_accepted(alpaca, client, truth):
+    """The old order works on, and can be cancelled; the new one is rejected and never trades."""
+    old = client.submit_order(limit("AAPL", 5, 150, name="old"))
+    eventually(lambda: status(truth, "old") == "new")
+    alpaca.control.settings(work_ms=[300, 300])
+    new = client.replace_order_by_id(old.id, ReplaceOrderRequest(limit_price=200, client_order_id="new"))
+    assert client.get_order_by_id(old.id).status == "pending_replace"
+    alpaca.control.reject("new")
+    assert client.get_order_by_id(new.id).status == "rejected"
+    time.sleep(0.4)
+    again = client.get_order_by_id(old.id)
+    assert (again.status, again.replaced_by) == ("new", None)
+    client.cancel_order_by_id(old.id)
+    eventually(lambda: status(truth, "old") == "canceled")
+    assert client.get_all_positions() == []
