@@ -54,7 +54,7 @@ _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 5.0
 # A cancel that the broker has granted is looked after when it has not been carried out for this long; then twice …
 _STUCK_S = 3.0
-_LONGEST_STUCK_S = 60.0
+_LONGEST_STUCK_S = 15.0
 _WATCH_EVERY_S = 1.0
 # The broker's clock and the desk's may differ by this much where its list is asked from the order's time on.
 _CLOCKS_DIFFER = timedelta(minutes=15)
