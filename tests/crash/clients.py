@@ -59,9 +59,10 @@ class NoAnswer(Exception):
 
 
 class Raw:
-    """HTTP by hand: JSON, a connection that is made anew after every trouble."""
+    """HTTP by hand: JSON, a connection that is made anew after every trouble. `token` may be the file it stands in:
+    then it is read each time, for a desk that took over may have written another."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str | Path) -> None:
         self._host = url.removeprefix("http://")
         self._token = token
         self._connection: http.client.HTTPConnection | None = None
@@ -69,7 +70,8 @@ class Raw:
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         connection = self._connection or http.client.HTTPConnection(self._host, timeout=_ATTEMPT_S)
         self._connection = None
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        token = self._token.read_text().strip() if isinstance(self._token, Path) else self._token
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
@@ -342,7 +344,7 @@ class Operator(threading.Thread):
 
     def __init__(self, plan: dict[str, Any], log: Log) -> None:
         super().__init__(name="operator", daemon=True)
-        self.speaker = Raw(plan["url"], plan["admin"])
+        self.speaker = Raw(plan["url"], Path(plan["admin"]))
         self.chance = random.Random(f"operator {plan['seed']}")
         self.what = [("user", user) for user in plan["tokens"]] + [("symbol", symbol) for symbol in plan["prices"]]
         self.log = log

@@ -29,7 +29,7 @@ class Ground:
     """What clients need to know of the desk."""
 
     url: str
-    admin: str
+    admin: Path
     tokens: dict[str, str]
     prices: dict[str, str]
 
@@ -51,7 +51,7 @@ def until_answered(raw: Raw, method: str, path: str, body: Any = None, within_s:
 
 def settle(url: str, run_dir: Path) -> Ground:
     """Tokens for everybody, and the prices that the desk sees."""
-    admin = (run_dir / "admin.token").read_text().strip()
+    admin = run_dir / "admin.token"
     raw = Raw(url, admin)
     tokens = {}
     for user in USERS:
@@ -83,7 +83,7 @@ class Clients:
         for place, name in enumerate(("sdk", "raw")):
             plan = {
                 "url": ground.url,
-                "admin": ground.admin,
+                "admin": str(ground.admin),
                 "tokens": ground.tokens,
                 "prices": ground.prices,
                 "market": AT_MARKET,
