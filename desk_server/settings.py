@@ -206,6 +206,8 @@ class Settings(BaseSettings):
         if self.broker == "alpaca-broker" and self.config_file is None:
             raise ValueError("DESK_BROKER=alpaca-broker needs DESK_CONFIG, which tells each user's account")
         self._check_alpaca_url()
+        if self.trust_user_header:
+            raise ValueError("DESK_TRUST_USER_HEADER=1 is for the paper exchange: an account at Alpaca needs tokens")
         if not self.is_live:
             return
         if not self.allow_live:
@@ -218,8 +220,6 @@ class Settings(BaseSettings):
                 f"DESK_FEED={self.feed} makes prices up, and a live account's orders are checked against them: "
                 "a live account needs a feed of its own market"
             )
-        if self.trust_user_header:
-            raise ValueError("DESK_TRUST_USER_HEADER=1 is for the paper exchange: a live account needs tokens")
 
     def _check_alpaca_url(self) -> None:
         url = urlsplit(self.broker_url)

@@ -411,7 +411,7 @@ def test_a_desk_starts_while_alpaca_is_away_and_recovers_by_itself(make: Make):
     [
         ({}, "set DESK_ALLOW_LIVE=1 if that is meant"),
         ({"DESK_ALLOW_LIVE": "1"}, "makes prices up"),
-        ({"DESK_ALLOW_LIVE": "1", "DESK_FEED": "none", "DESK_TRUST_USER_HEADER": "1"}, "a live account needs tokens"),
+        ({"DESK_ALLOW_LIVE": "1", "DESK_FEED": "none", "DESK_TRUST_USER_HEADER": "1"}, "needs tokens"),
         ({"DESK_ALLOW_LIVE": "1", "APCA_API_BASE_URL": "https://broker-api.alpaca.markets"}, "makes prices up"),
     ],
 )
@@ -492,3 +492,41 @@ def test_events_missed_during_a_restart_are_replayed(broker_api: Ground):
     desk.order("alice", third.order_id, "filled")
     assert (desk.position("alice"), desk.position("bob")) == (4, 4)
     assert sorted(D(one["qty"]) for one in desk.fills()) == [1, 3, 4]
+
+
+def test_a_replacement_that_alpaca_rejects_after_all_leaves_nothing_behind(ground: Ground):
+    """The old order, which Alpaca then works on, is shown as a difference with an alarm, and is cancelled: neither of
+    the two can trade behind anybody's back."""
+    desk, control, alpaca = ground.desk, ground.control, ground.alpaca
+    alice = desk.user("alice")
+    old = alice.place_order("AAPL", 5, "buy", "limit", limit_price=150)
+    desk.order("alice", old.order_id, "new")
+    control.settings(work_ms=[60_000, 60_000])
+    new = alice.replace_order(old.order_id, limit_price=151)
+    assert new.status == "success"
+    control.reject(new.order.client_order_id)
+    control.settings(work_ms=[0, 0])
+    desk.order("alice", new.order_id, "rejected")
+    assert alpaca.order(old.order.client_order_id)["status"] == "new"
+    desk.until(lambda: alpaca.order(old.order.client_order_id)["status"] == "canceled", "what is left is cancelled")
+    assert desk.said("the books and the broker differ")[0]["subject"] == old.order_id
+    desk.until(lambda: alice.place_order("AAPL", 1, "buy").status == "success", "the symbol is open again")
+    desk.until(desk.agrees, "the desk agrees with the broker")
+
+
+def test_a_fill_that_is_faster_than_its_replacement_is_booked_once(ground: Ground):
+    """The replacement was acknowledged, the old order goes on and fills: the user has the shares once."""
+    desk, control = ground.desk, ground.control
+    alice = desk.user("alice")
+    old = alice.place_order("AAPL", 5, "buy", "limit", limit_price=150)
+    desk.order("alice", old.order_id, "new")
+    control.settings(work_ms=[60_000, 60_000])
+    new = alice.replace_order(old.order_id, limit_price=151)
+    control.reject(new.order.client_order_id)
+    control.price(AAPL=149)
+    desk.until(lambda: desk.position("alice") == 5, "the fill is booked")
+    control.settings(work_ms=[0, 0])
+    desk.order("alice", new.order_id, "rejected")
+    desk.until(desk.agrees, "the desk agrees with the broker")
+    assert len(desk.fills()) == 1
+    assert D(alice.account().reserved) == 0

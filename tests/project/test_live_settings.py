@@ -42,6 +42,7 @@ def test_every_host_that_is_not_known_to_have_no_real_money_has_it(given, live):
         ({}, "DESK_ALLOW_LIVE=1"),
         ({"allow_live": True, "feed": "walk"}, "makes prices up"),
         ({"allow_live": True, "trust_user_header": True}, "needs tokens"),
+        ({"alpaca_base_url": "", "trust_user_header": True}, "needs tokens"),
         ({"alpaca_key_id": ""}, "APCA_API_KEY_ID_FILE"),
         ({"alpaca_secret_key": ""}, "APCA_API_SECRET_KEY_FILE"),
         ({"broker": "alpaca-broker"}, "DESK_CONFIG"),
