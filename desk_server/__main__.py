@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return app.look_after_ledger(settings, options.command, options.file, options.expect)
         logs.configure(settings)
         _warn_of_unknown_settings()
+        _warn_of_made_up_prices(settings)
         return uvloop.run(_run(settings))
     except (app.CannotBuild, CannotServe, LedgerUnavailable) as error:
         print(f"The desk cannot run: {error}", file=sys.stderr)
@@ -70,6 +71,11 @@ def _warn_of_unknown_settings() -> None:
         if name.startswith("DESK_") and name not in known | NOT_OURS:
             near = difflib.get_close_matches(name, known, 1)
             log.warning("unknown setting, ignored: see --help", name=name, did_you_mean=near[0] if near else None)
+
+
+def _warn_of_made_up_prices(settings: Settings) -> None:
+    if settings.broker != "paper" and settings.feed in ("walk", "replay"):
+        log.warning("prices are not the broker's: orders are checked against them all the same", feed=settings.feed)
 
 
 async def _run(settings: Settings) -> int:
