@@ -4,6 +4,7 @@ The stream of its events can be lost, doubled or held back; its records can fail
 says so.
 """
 
+import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,7 +31,7 @@ from desk_server.brokers.matching import PaperExchange
 from desk_server.brokers.paper import PaperBroker
 from desk_server.brokers.resting import Resting
 from desk_server.desk import Desk
-from desk_server.domain import Order, OrderChange, OrderId, OrderRequest, OrderType, Quote, Side, Symbol, UserId
+from desk_server.domain import Order, OrderChange, OrderId, OrderRequest, OrderType, Quote, Side, State, Symbol, UserId
 from desk_server.ledger.sqlite import SqliteLedger
 from desk_server.market import Hub
 from desk_server.reconcile import Reconciler
@@ -138,6 +139,8 @@ class Records:
         self._ask()
         found = [r for r in self.exchange._orders.values() if r.broker_id == order.broker_order_id]
         resting = found[0] if found else self.exchange._orders.get(order.client_order_id)
+        if resting is not None and not order.broker_order_id and self._name(resting) != order.client_order_id:
+            return None  # a leg: nobody but the desk calls it so
         return None if resting is None else self._shown(resting)
 
     async def asset(self, symbol: Symbol):
@@ -404,6 +407,12 @@ class Ground:
             await self.heard()
             await self.reconciler.look()
             self.clock.advance(every_s)
+
+    async def until_live(self, order: Order) -> None:
+        """The broker's acceptance is written down."""
+        async with asyncio.timeout(10):
+            while self.now(order).state is State.SENDING:  # noqa: ASYNC110 (it is the outcome that counts)
+                await asyncio.sleep(0.001)
 
     async def heard(self) -> None:
         """Everything that the stream has said is written down."""

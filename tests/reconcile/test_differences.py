@@ -8,6 +8,7 @@ from msgspec.structs import replace as changed
 from desk_server.brokers import Holding, Holdings, What
 from desk_server.compare import Kind
 from desk_server.domain import Side, State, Symbol, UserId
+from desk_server.order_records import FINDS_MAX
 from tests.desk.conftest import ALICE, BOB
 from tests.reconcile.ground import ADOPT_S, GRACE_S, Ground, HandClock, Records, request
 
@@ -132,6 +133,21 @@ async def test_an_order_that_the_broker_lost_stays_open_and_is_shown(ground):
     await ground.look(3, every_s=GRACE_S)
     assert ground.now(order).state is State.LIVE
     assert f"order {order.order_id} is new at the desk and not there at the broker" in ground.reconciler.frozen("AAPL")
+
+
+async def test_lost_orders_do_not_keep_others_from_being_looked_up(ground):
+    """A look asks for so many single orders at most: those that were missing before come last."""
+    orders = [await ground.desk.place(ALICE, request(limit_price=D(90), qty="1")) for _ in range(FINDS_MAX + 2)]
+    ended = orders[-1]
+    await ground.look(2, every_s=4000)
+    ground.broker.stream = lambda said: []
+    await ground.broker.cancel(ground.now(ended))
+    for order in orders[:-1]:
+        del ground.broker.exchange._orders[order.client_order_id]
+    await ground.look()
+    assert ground.now(ended).state is State.LIVE
+    await ground.look()
+    assert ground.now(ended).state is State.CANCELED
 
 
 @pytest.mark.parametrize("tell", [True, False])

@@ -3,9 +3,10 @@
 from decimal import Decimal as D
 
 import pytest
+from msgspec.structs import replace as changed
 
 from desk_server import events
-from desk_server.brokers import BrokerUnknown, What
+from desk_server.brokers import BrokerEvent, BrokerUnknown, What
 from desk_server.domain import OrderChange, OrderClass, State, StopLoss
 from tests.desk.conftest import ALICE, BOB
 from tests.reconcile.ground import request
@@ -68,6 +69,36 @@ async def test_a_legs_fill_before_its_name_is_known_is_not_the_houses(ground):
     assert ground.held("alice") == 0
     assert not ground.book.foreign_orders()
     ground.agree()
+
+
+async def test_legs_without_a_name_are_no_difference(ground):
+    """The entry's acceptance came by the stream, which does not name its legs: they are asked for with the entry."""
+    ground.broker.answers_lost = 1
+    exits = {"order_class": OrderClass.BRACKET, "take_profit": D(110), "stop_loss": StopLoss(D(80))}
+    entry = await ground.desk.place(ALICE, request(limit_price=D(90), **exits))
+    await ground.keeper.settle([BrokerEvent(What.ACCEPTED, entry.client_order_id, "", ground.clock.now())])
+    assert [leg.state for leg in ground.book.legs(ground.now(entry))] == [State.HELD, State.HELD]
+    await ground.look()
+    assert not ground.reconciler.report().differences
+    assert all(leg.broker_order_id for leg in ground.book.legs(ground.now(entry)))
+
+
+async def test_a_list_that_is_older_than_the_stream_takes_nothing_back(ground):
+    """While the broker drew up its list, the stream told of a newer status: that one stays."""
+    order = await ground.desk.place(ALICE, request(limit_price=D(90)))
+    await ground.until_live(order)
+    said = BrokerEvent(What.RELEASED, order.client_order_id, "", ground.clock.now(), status="accepted")
+    await ground.keeper.settle([said])
+    orders = ground.broker.orders
+
+    async def slow(since):
+        listed = [changed(one, status="accepted") for one in await orders(since)]
+        await ground.keeper.settle([changed(said, status="new")])
+        return listed
+
+    ground.broker.orders = slow
+    await ground.look()
+    assert ground.now(order).status == "new"
 
 
 async def test_a_replacement_is_found_by_polling(ground):
