@@ -208,8 +208,8 @@ class Reconciler:
         if self._began_s is None:
             self._began_s = self._clock.monotonic_s()
         if self._orders is not None:
-            self._reach_back()
             await self._accounts.learn_accounts()
+            self._reach_back()
             self._watch_for(order_records.KINDS, await self._orders.look())
         self._passed_s, self._passed_at = self._clock.monotonic_s(), self._clock.now()
         if money:
@@ -218,12 +218,12 @@ class Reconciler:
         self._failure = ""
 
     def _reach_back(self) -> None:
-        """The first pass begins where the ledger ends; or, with an empty ledger, as far back as there is any
-        history. So does one that a difference asks for."""
+        """The first pass begins where the ledger ends; or, with an empty ledger or an account that is new to it, as
+        far back as there is any history. So does one that a difference asks for."""
         assert self._orders is not None
         is_first = self._passed_s is None
         if is_first:
-            is_new = not self._book.opened
+            is_new = bool(self._accounts.unopened())
             since = self._floor() if is_new else max(self._floor(), self._keeper.last_at or self._floor())
         elif self._deep_wanted:
             log.warning("the broker's records are read from the beginning, to explain a difference")

@@ -313,6 +313,28 @@ async def test_each_account_has_its_own_house(tmp_path):
     await ground.stop()
 
 
+async def test_an_account_that_comes_later_is_opened_with_its_history(ground, tmp_path):
+    """What its orders executed before is booked as such, and not in the opening balance, too."""
+    await ground.broker.external(Side.BUY, "3")
+    await ground.look(1, every_s=4000)
+    await ground.stop()
+    one = ground.broker.holdings
+
+    async def renamed():
+        (only,) = await one()
+        return [Holdings("acc-2", None, only.cash, None, only.positions)]
+
+    ground.broker.holdings = renamed
+    await ground.broker.external(Side.BUY, "2")
+    ground.clock.advance(4000)
+    again = await Ground(tmp_path / "first", ground.broker).start()
+    await again.look(2)
+    assert again.held("$house.acc-2") == 5
+    assert [fill.qty for fill in again.book.fills] == [3, 2]
+    assert not again.reconciler.report().differences
+    await again.stop()
+
+
 async def test_an_execution_under_anothers_place_is_not_booked(ground):
     """Half of it is booked already: shown as a difference, not made to fit."""
     order = await ground.desk.place(ALICE, request(limit_price=D(90)))
