@@ -204,9 +204,9 @@ class Bookkeeper:
         """Why this process may not send anything now (another may have the ledger); "" when it may."""
         return self._ledger.fenced()
 
-    def append(self, event: AnyEvent) -> asyncio.Future[int]:
+    def append(self, *events: AnyEvent) -> asyncio.Future[int]:
         """`record` without waiting: for who tries again, with `record_stubbornly`, where the future says no."""
-        return self._ledger.append(event)
+        return self._ledger.append(*events)
 
     async def record(self, *events: AnyEvent) -> None:
         """Durable and folded when it returns. Raises DeskError LEDGER (nothing was stored) or DuplicateEvent."""

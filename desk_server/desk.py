@@ -152,6 +152,8 @@ class Desk:
         self._being_canceled: set[OrderId] = set()
         # Answered as accepted, and about to be folded as such.
         self._accepted: dict[OrderId, OrderAccepted] = {}
+        # Of these, the ones that this turn of the loop will write down together.
+        self._unwritten: list[OrderAccepted] = []
         self._writing: set[asyncio.Future[Any]] = set()
         self._resolver = Resolver(self, records)
         self._waiting = Waiting(self)
@@ -364,9 +366,9 @@ class Desk:
         is written down. Until it is, `order` shows what was answered.
         """
         event = self._accepted[order.order_id] = _accepted(order.order_id, ack, self.clock.now())
-        writing = self.keeper.append(event)
-        self._writing.add(writing)
-        writing.add_done_callback(partial(self._acceptance_written, event))
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._write_acceptances)
+        self._unwritten.append(event)
         return self.shown(self.book.orders[order.order_id])
 
     def shown(self, order: Order) -> Order:
@@ -383,20 +385,28 @@ class Desk:
             updated_at=event.at,
         )
 
-    def _acceptance_written(self, event: OrderAccepted, writing: asyncio.Future[Any]) -> None:
-        """Or not: then it is tried again until it is."""
+    def _write_acceptances(self) -> None:
+        events, self._unwritten = self._unwritten, []
+        if events:
+            self._when_written(events, self.keeper.append(*events))
+
+    def _when_written(self, events: list[OrderAccepted], writing: asyncio.Future[Any]) -> None:
+        self._writing.add(writing)
+        writing.add_done_callback(partial(self._acceptances_written, events))
+
+    def _acceptances_written(self, events: list[OrderAccepted], writing: asyncio.Future[Any]) -> None:
+        """Or not: then it is tried again until they are."""
         self._writing.discard(writing)
         if writing.cancelled():
             return
         if writing.exception() is not None:
-            again = asyncio.create_task(self.keeper.record_stubbornly(event))
-            self._writing.add(again)
-            again.add_done_callback(partial(self._acceptance_written, event))
+            self._when_written(events, asyncio.create_task(self.keeper.record_stubbornly(*events)))
             return
-        self._accepted.pop(event.order_id, None)
-        order = self.book.orders[event.order_id]
-        if order.cancel_requested or order.leg_ids:
-            self._cancel_if_asked(event.order_id)
+        for event in events:
+            self._accepted.pop(event.order_id, None)
+            order = self.book.orders[event.order_id]
+            if order.cancel_requested or order.leg_ids:
+                self._cancel_if_asked(event.order_id)
 
     async def _outcome(self, event: OrderRejected | OrderUnknown | OrderNotSent) -> Order:
         """The broker has been asked, so this must be written down, however long the ledger takes."""
@@ -739,6 +749,7 @@ class Desk:
         await self._waiting.close()
         await self._resolver.close()
         await self.broker.close()
+        self._write_acceptances()
         if self._writing:
             _, late = await asyncio.wait(self._writing, timeout=_LAST_WRITES_S)
             for writing in late:
