@@ -82,7 +82,7 @@ class AccountRecords:
             return
         self.posted += 1
         parts = {share.user: f"{share.cash:f} USD {share.qty:f} shares" for share in shares}
-        log.warning("activity posted", kind=activity.kind, symbol=activity.symbol, id=activity.activity_id, parts=parts)
+        log.info("activity posted", kind=activity.kind, symbol=activity.symbol, id=activity.activity_id, parts=parts)
 
     async def compare(self) -> list[Found]:
         """Raises BrokerUnknown, BrokerThrottled."""
@@ -102,7 +102,9 @@ class AccountRecords:
         for account in self.unopened():
             mine = [one for one in found if one.account == account]
             await self._keeper.record_stubbornly(*self._opening(account, mine))
-            log.error(
+            has_positions = any(one.kind is Kind.POSITION for one in mine)
+            tell = log.warning if has_positions else log.info
+            tell(
                 "opening balance: what the account had before the desk is the house's",
                 account=account,
                 differences={one.symbol or "cash": f"{one.amount:f}" for one in mine},

@@ -19,6 +19,7 @@ from desk_server.clock import Clock
 from desk_server.compare import Found, Kind
 from desk_server.domain import HOUSE, Leg, Order, OrderId, OrderRequest, State, UserId
 from desk_server.events import AnyEvent
+from desk_server.outlived import Outlived
 from desk_server.positions import Fill
 from desk_server.settle import Unsettled
 
@@ -76,6 +77,7 @@ class OrderRecords:
         self._unfit: dict[str, _Unfit] = {}
         # Orders that the broker did not show the last time: looked up after the others.
         self._missing: set[OrderId] = set()
+        self.outlived = Outlived(keeper, broker)
         self.newest_at: datetime | None = None
         self.recovered = 0
         self.foreign = 0
@@ -109,6 +111,7 @@ class OrderRecords:
         there = list(flat([*listed, *missing, *strangers]))
         await self._settle(there, executions, before)
         differences = [*unfound, *unknown, *await self._differences(there, executions, started)]
+        differences += self.outlived.see(there, self._account_of)
         for stray in strays:
             if self._strays.get(stray.said.broker_order_id) is stray:
                 del self._strays[stray.said.broker_order_id]

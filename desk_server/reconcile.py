@@ -211,6 +211,7 @@ class Reconciler:
             await self._accounts.learn_accounts()
             self._reach_back()
             self._watch_for(order_records.KINDS, await self._orders.look())
+            await self._orders.outlived.cancel([one.found for one in self._watch.counting()])
         self._passed_s, self._passed_at = self._clock.monotonic_s(), self._clock.now()
         if money:
             await self._look_at_money()
