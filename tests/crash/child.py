@@ -146,13 +146,10 @@ def _watch_sqlite(points: Points) -> None:
                 self.groups = frozenset()
             elif "PRAGMA user_version =" in sql:
                 points.reach("mid_migration")
+            elif "INTO events " in sql:
+                cells = [cell for cell in parameters[0] if isinstance(cell, str)]
+                self.groups |= {group for cell in cells if (group := _KINDS.get(cell))}
             return super().execute(sql, *parameters)
-
-        def executemany(self, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
-            rows = list(rows)
-            if "INTO events " in sql:
-                self.groups |= {group for row in rows for cell in row[:4] if (group := _KINDS.get(cell))}
-            return super().executemany(sql, rows)
 
         def executescript(self, script: str) -> sqlite3.Cursor:
             if "CREATE TABLE" in script:
