@@ -9,18 +9,17 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import structlog
-from msgspec import Struct
 
 from desk_server.attribution import UNSURE, Attribution, flat, in_order, known
-from desk_server.audit import corrections, does_not_fit, is_the_same, said, standing_qty
+from desk_server.audit import said
 from desk_server.bookkeeper import Bookkeeper
 from desk_server.brokers import Broker, BrokerEvent, BrokerOrder, BrokerRecords, BrokerUnknown, Execution, What
 from desk_server.clock import Clock
 from desk_server.compare import Found, Kind
 from desk_server.domain import HOUSE, Leg, Order, OrderId, OrderRequest, State, UserId
 from desk_server.events import AnyEvent
+from desk_server.order_differences import OrderDifferences
 from desk_server.outlived import Outlived
-from desk_server.positions import Fill
 from desk_server.settle import Unsettled
 
 log = structlog.get_logger(__name__)
@@ -36,15 +35,6 @@ _GIVEN_UP = frozenset({State.REJECTED, State.NOT_SENT})
 _OVER = {What.CANCELED, What.EXPIRED, What.REPLACED, What.FILL, What.REJECTED}
 # Statuses that say no more than an order's executions and requests do.
 _NO_NEWS = frozenset({"partially_filled", "pending_cancel", "pending_replace", "held"})
-
-
-class _Unfit(Struct, frozen=True):
-    """An order whose executions do not agree: from when on its records are needed, what was seen, and since when
-    (monotonic) it has looked so."""
-
-    since: datetime
-    picture: tuple[str, str, str]
-    since_s: float
 
 
 class OrderRecords:
@@ -73,8 +63,7 @@ class OrderRecords:
         # From when on the records have not been taken in yet.
         self._orders_from: datetime | None = None
         self._executions_from: datetime | None = None
-        self._grace_s = grace_s
-        self._unfit: dict[str, _Unfit] = {}
+        self._differences = OrderDifferences(keeper, clock, account_of, grace_s)
         # Orders that the broker did not show the last time: looked up after the others.
         self._missing: set[OrderId] = set()
         self.outlived = Outlived(keeper, broker)
@@ -94,7 +83,7 @@ class OrderRecords:
 
     @property
     def in_doubt(self) -> bool:
-        return bool(self._strays or self._unfit)
+        return bool(self._strays or self._differences.since)
 
     async def look(self) -> list[Found]:
         """Raises BrokerUnknown, BrokerThrottled; what was settled until then stays, and is looked at again."""
@@ -110,7 +99,9 @@ class OrderRecords:
         await self._attribute(strangers)
         there = list(flat([*listed, *missing, *strangers]))
         await self._settle(there, executions, before)
-        differences = [*unfound, *unknown, *await self._differences(there, executions, started)]
+        if executions:
+            self.newest_at = max([one.at for one in executions] + ([self.newest_at] if self.newest_at else []))
+        differences = [*unfound, *unknown, *await self._differences.look(there, executions, started)]
         differences += self.outlived.see(there, self._account_of)
         for stray in strays:
             if self._strays.get(stray.said.broker_order_id) is stray:
@@ -123,7 +114,7 @@ class OrderRecords:
     # ---- reading ----
 
     def _since(self, of: datetime | None, started: datetime) -> datetime:
-        return min([of or started, *(one.since for one in self._unfit.values())]) - OVERLAP
+        return min([of or started, *self._differences.since]) - OVERLAP
 
     def _executions_since(self, there: Iterable[BrokerOrder], started: datetime) -> datetime:
         """From the last look on; from its beginning for an order that has executed more than is booked."""
@@ -301,92 +292,6 @@ class OrderRecords:
             qty=new.qty if new else None,
             filled_qty=there.filled_qty,
         )
-
-    # ---- what is left ----
-
-    async def _differences(
-        self, there: Sequence[BrokerOrder], executions: Sequence[Execution], started: datetime
-    ) -> list[Found]:
-        """Orders whose executions do not agree. When the broker's lists had time to agree with each other, and
-        they do, the list decides."""
-        listed: dict[str, list[Execution]] = {}
-        for execution in executions:
-            listed.setdefault(execution.broker_order_id, []).append(execution)
-            self.newest_at = max(self.newest_at or execution.at, execution.at)
-        found, unfit = [], {}
-        now_s = self._clock.monotonic_s()
-        for one in there:
-            mine = listed.get(one.broker_order_id, [])
-            difference = self._unlike(one, mine)
-            if difference is None:
-                continue
-            picture = (difference.ours, difference.theirs, difference.explanation)
-            seen = self._unfit.get(one.broker_order_id)
-            if seen is None or seen.picture != picture:
-                seen = _Unfit(min(one.created_at or started, started), picture, now_s)
-            elif now_s - seen.since_s >= self._grace_s:
-                await self._correct(one, mine)
-                difference = self._unlike(one, mine)
-            if difference is not None:
-                found.append(difference)
-                unfit[one.broker_order_id] = seen
-        self._unfit = unfit
-        return found
-
-    def _booked(self, there: BrokerOrder) -> tuple[Order | None, list[Fill]] | None:
-        """The book's order, None for a foreign one, and its executions; None where the book knows neither."""
-        order = known(self._book, there)
-        if order is not None:
-            return order, self._book.executions_of(order.order_id)
-        if self._book.is_foreign(there.broker_order_id):
-            return None, self._book.executions_of_foreign(there.broker_order_id)
-        return None
-
-    def _unlike(self, there: BrokerOrder, listed: Sequence[Execution]) -> Found | None:
-        known_as = self._booked(there)
-        if known_as is None:
-            return None
-        order, booked = known_as
-        filled = standing_qty(booked)
-        why = ""
-        if there.filled_qty != filled:
-            why = "its executions are not all told yet, or some were taken back"
-        for execution in listed:
-            why = why or does_not_fit(execution, booked)
-        if not why or (there.filled_qty == filled and is_the_same(listed, booked)):
-            return None
-        return Found(
-            Kind.FILLED,
-            ours=f"{filled:f}",
-            theirs=f"{there.filled_qty:f}",
-            account=self._account_of(there.account),
-            symbol=there.symbol,
-            subject=order.order_id if order else there.broker_order_id,
-            amount=there.filled_qty - filled,
-            explanation=why,
-        )
-
-    async def _correct(self, there: BrokerOrder, listed: Sequence[Execution]) -> None:
-        """Drawn up and recorded with nothing settled in between."""
-        made: list[AnyEvent] = []
-        before = self._booked(there)
-
-        def events() -> Sequence[AnyEvent]:
-            now = self._booked(there)
-            if now is not None and now == before:
-                order, booked = now
-                account, at = self._account_of(there.account), self._clock.now()
-                made.extend(corrections(there, listed, order, booked, account=account, now=at))
-            return made
-
-        await self._keeper.record_checked(events)
-        if made:
-            log.error(
-                "the broker has corrected executions: the books follow its list",
-                broker_order_id=there.broker_order_id,
-                symbol=there.symbol,
-                events=len(made),
-            )
 
 
 def _event(
