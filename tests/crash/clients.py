@@ -24,8 +24,6 @@ from desk_client.settings import Settings, Token, parse_url
 
 TRANSIENT = frozenset({"STALE_DATA", "THROTTLED", "NOT_READY", "LEDGER", "OVERLOADED", "DEADLINE", "INTERNAL"})
 _ATTEMPT_S = 3.0
-# After `finish`, how long answers may take before a request counts as never answered.
-_PATIENCE_S = 45.0
 
 
 class Log:
@@ -407,14 +405,14 @@ def main() -> None:
     for line in sys.stdin:
         if line.strip() == "finish":
             for one in [*actors, *operators]:
-                one.finish_by = time.monotonic() + _PATIENCE_S
+                one.finish_by = time.monotonic() + plan["patience_s"]
                 one.finishing.set()
             for one in [*actors, *operators]:
                 one.join()
         elif line.strip() == "replay":
             again = [threading.Thread(target=actor.replay) for actor in actors]
             for one in actors:
-                one.finish_by = time.monotonic() + _PATIENCE_S
+                one.finish_by = time.monotonic() + plan["patience_s"]
             for thread in again:
                 thread.start()
             for thread in again:

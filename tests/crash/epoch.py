@@ -135,7 +135,14 @@ class Epoch:
         executioner.begin()
         ground = trading.settle(f"http://127.0.0.1:{self._ports[0]}", self.directory / "run")
         self.broker.control.price(dict(ground.prices))
-        clients = trading.Clients(ground, self.directory, self.seed, self.pause_s, self.limits)
+        clients = trading.Clients(
+            ground,
+            self.directory,
+            self.seed,
+            pause_s=self.pause_s,
+            patience_s=10.0 if self.hurry else 45.0,
+            limits=self.limits,
+        )
         try:
             self.broker.control.faults(faults)
             for name in arm:

@@ -71,7 +71,10 @@ def settle(url: str, run_dir: Path) -> Ground:
 class Clients:
     """Two processes: one speaks through desk_client, the other by hand; both read updates."""
 
-    def __init__(self, ground: Ground, directory: Path, seed: str, pause_s: float, limits: Limits) -> None:
+    def __init__(
+        self, ground: Ground, directory: Path, seed: str, *, pause_s: float, patience_s: float, limits: Limits
+    ) -> None:
+        """After `finish`, what is not answered within `patience_s` counts as never answered."""
         self.logs = [directory / f"clients-{name}.jsonl" for name in ("sdk", "raw")]
         actors = [
             {"user": USERS[number % len(USERS)], "speaks": "sdk" if number % 2 else "raw"} for number in range(_ACTORS)
@@ -89,6 +92,7 @@ class Clients:
                 "market": AT_MARKET,
                 "seed": seed,
                 "pause_s": pause_s,
+                "patience_s": patience_s,
                 "allotment": str(limits.allotment),
                 "actors": actors,
                 "mine": [number for number, actor in enumerate(actors) if actor["speaks"] == name],
