@@ -17,9 +17,9 @@ from desk_server.domain import OrderChange, OrderRequest, OrderType, Side, Symbo
 from tests.proofs.world import USERS, World
 
 _EXAMPLES = os.environ.get("DESK_STATE_EXAMPLES", "")
-_REQUEST_FATES = ["fine", "slow", "lost", "mute", "late", "throttled", "refused", "odd"]
-_LOOKUP_FATES = ["fine", "503", "throttled", "lags"]
-_STREAM_FATES = ["fine", "lost", "twice", "late"]
+REQUEST_FATES = ["fine", "slow", "lost", "mute", "late", "throttled", "refused", "odd"]
+LOOKUP_FATES = ["fine", "503", "throttled", "lags"]
+STREAM_FATES = ["fine", "lost", "twice", "late"]
 
 users = st.sampled_from(USERS)
 sizes = st.integers(1, 60)
@@ -108,11 +108,11 @@ class Trading(RuleBasedStateMachine):
 
     # ---- faults ----
 
-    @rule(fates=st.lists(st.sampled_from(_REQUEST_FATES), min_size=1, max_size=4))
+    @rule(fates=st.lists(st.sampled_from(REQUEST_FATES), min_size=1, max_size=4))
     def requests_will(self, fates):
         self.world.exchange.network.requests.extend(fates)
 
-    @rule(fates=st.lists(st.sampled_from(_LOOKUP_FATES), min_size=1, max_size=6))
+    @rule(fates=st.lists(st.sampled_from(LOOKUP_FATES), min_size=1, max_size=6))
     def lookups_will(self, fates):
         self.world.exchange.network.lookups.extend(fates)
 
@@ -120,7 +120,7 @@ class Trading(RuleBasedStateMachine):
     def lookups_fail_for_long(self, times):
         self.world.exchange.network.lookups.extend(["503"] * times)
 
-    @rule(fates=st.lists(st.sampled_from(_STREAM_FATES), min_size=1, max_size=4))
+    @rule(fates=st.lists(st.sampled_from(STREAM_FATES), min_size=1, max_size=4))
     def events_will(self, fates):
         self.world.exchange.network.stream.extend(fates)
 
