@@ -642,10 +642,13 @@ class Desk:
         try:
             return await self.broker.asset(symbol)
         except (BrokerUnknown, BrokerThrottled) as silence:
-            log.warning("the broker does not tell whether it lists a symbol", symbol=symbol, reason=str(silence))
+            why = self.broker.problem()
+            if not why:
+                log.warning("the broker does not tell whether it lists a symbol", symbol=symbol, reason=str(silence))
+            what = f"the desk is not ready: {why}" if why else f"the broker does not tell now whether it lists {symbol}"
             raise DeskError(
                 Code.NOT_READY,
-                f"the broker does not tell now whether {symbol} can be traded: try again with the same request id",
+                f"{what}; try again with the same request id",
                 retry_after_s=max(_RETRY_AFTER_S, getattr(silence, "retry_after_s", 0.0)),
             ) from silence
 
@@ -713,6 +716,7 @@ class Desk:
                 self._state = uncompared
                 await asyncio.sleep(_START_S / 10)
             self._state = ""
+            log.info("ready: orders are taken")
         except Exception as error:
             self._state = "the desk could not start: see the log, then restart it"
             log.critical("the desk could not start", error=str(error), exc_info=True)
