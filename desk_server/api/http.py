@@ -234,7 +234,7 @@ def _ready(desk: Desk) -> Endpoint:
 
 
 def _metrics(api: Api) -> Endpoint:
-    metrics = Metrics(api.desk)
+    metrics = Metrics(api.desk, api.verbs.report)
 
     async def page(request: Request) -> Response:
         head = exchange.head_of(request.scope["headers"])

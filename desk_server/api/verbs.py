@@ -32,7 +32,7 @@ log = structlog.get_logger("desk.orders")
 class Verbs:
     def __init__(self, desk: Desk, allotment: Decimal, report: Callable[[], Report] = Report) -> None:
         self._desk = desk
-        self._report = report
+        self.report = report
         self._allotment = allotment
 
     # Orders
@@ -223,7 +223,7 @@ class Verbs:
         self, who: Identity, _: admin_pb2.GetReconciliationRequest
     ) -> admin_pb2.Reconciliation:
         admin(who)
-        return reconciliation_message(self._report(), self._desk.book)
+        return reconciliation_message(self.report(), self._desk.book)
 
     async def heartbeat(self, who: Identity, m: admin_pb2.HeartbeatRequest) -> admin_pb2.HeartbeatResponse:
         self._desk.registry.heartbeat(who, m.lines_read, m.last_seq)

@@ -19,6 +19,7 @@ def test_the_figures_are_those_of_the_desk(desk, alice):
     assert grown["desk_order_changes_total", (("change", "accepted"),)] == 1
     assert grown["desk_order_changes_total", (("change", "refused"),)] == 1
     assert grown["desk_ledger_events_total", ()] >= 3
+    assert now["desk_differences", (("kind", "position"),)] == now["desk_symbols_frozen", ()] == 0
 
 
 def test_users_do_not_read_them(desk, alice):
