@@ -1,11 +1,15 @@
 # `make` lists the targets. A line of help is what stands after `##`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint proto proto-check engine images bench lock up down clean
+.PHONY: help install demo test lint proto proto-check engine images bench crash mutants lock up down clean
 
 SECONDS ?=
 ENGINE ?= auto
 PYTEST_ARGS ?=
+KILLS ?= 300
+SEED ?=
+LEDGER ?= sqlite
+JOBS ?= 2
 export ENGINE PYTEST_ARGS
 
 help: ## List the targets
@@ -39,6 +43,12 @@ images: install engine ## Build the strategy and server images (works offline)
 
 bench: install ## Run every benchmark briefly
 	@deploy/bench.sh
+
+crash: install ## Kill a trading desk KILLS times and compare from outside (KILLS=300 SEED= LEDGER=sqlite|postgres JOBS=2)
+	@.venv/bin/python -m tests.crash --kills $(KILLS) --ledger $(LEDGER) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+mutants: install ## Put eight bugs into the desk, one after the other: each must be caught within a minute
+	@.venv/bin/python -m tests.crash.mutants --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 lock: install ## Pin the dependencies again, with hashes (UPGRADE=1: to their newest versions)
 	@deploy/lock.sh $(if $(UPGRADE),--upgrade)

@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="epochs at a time")
     parser.add_argument("--mutant", default="", help="with this bug put in")
     parser.add_argument("--epoch", type=int, default=None, help="only this epoch of the run")
-    parser.add_argument("--pause", type=float, default=0.08, help="mean seconds between two acts of a client")
+    parser.add_argument("--pause", type=float, default=0.05, help="mean seconds between two acts of a client")
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="keep the run's directory in any case")
     options = parser.parse_args()

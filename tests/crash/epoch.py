@@ -31,6 +31,16 @@ _LAUNCHER_FAILED = 70
 _ENDS_MAX = 50
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What must not be missed: acts, faults of the broker (`times` each); and `points` before all other ones."""
+
+    acts: list[str]
+    faults: list[str]
+    times: int
+    points: list[str]
+
+
 @dataclass(slots=True)
 class Outcome:
     """What an epoch came to."""
@@ -127,9 +137,8 @@ class Epoch:
 
     # The epoch
 
-    def run(self, kills: int, first: list[str], faults: dict[str, float], arm: list[str]) -> Outcome:
-        """`first` are acts, and `arm` faults of the broker, that must not be missed."""
-        executioner = Executioner(self, random.Random(f"executioner {self.seed}"))
+    def run(self, kills: int, faults: dict[str, float], due: "Due") -> Outcome:
+        executioner = Executioner(self, random.Random(f"executioner {self.seed}"), due.points)
         self.broker.control.reset(seed=abs(hash_of(self.seed)), cash=1_000_000)
         self.broker.control.settings(work_ms=[0, 60], cancel_ms=[0, 60], partial=0.3, again_ms=[5, 80])
         executioner.begin()
@@ -145,9 +154,9 @@ class Epoch:
         )
         try:
             self.broker.control.faults(faults)
-            for name in arm:
-                self.broker.control.arm(name, times=2)
-            executioner.go_on_until(kills, first)
+            for name in due.faults:
+                self.broker.control.arm(name, times=due.times)
+            executioner.go_on_until(kills, due.acts)
             h, outcome = self._peace(executioner, ground, clients)
         finally:
             clients.close()

@@ -24,7 +24,7 @@ _READY_S, _POINT_S, _TERM_S = 12.0, 1.0, 12.0
 class Executioner:
     """`done` counts acts, `kills` desks that died by SIGKILL at this class's hands or at an armed point."""
 
-    def __init__(self, epoch: "Epoch", chance: random.Random) -> None:
+    def __init__(self, epoch: "Epoch", chance: random.Random, points: list[str]) -> None:
         self.epoch = epoch
         self.chance = chance
         self.done: Counter[str] = Counter()
@@ -47,7 +47,7 @@ class Executioner:
         if epoch.hurry:
             self._weights = dict.fromkeys(self.acts, 0) | {"kill": 25, "kill_at_point": 75}
         # Points are drawn like cards, so that each comes up as often as every other.
-        self._deck: list[str] = []
+        self._deck = list(points)
 
     def begin(self) -> None:
         """A ledger that does not exist yet: killed in the middle of its making, again and again, until it is."""

@@ -16,10 +16,11 @@ from tests.alpaca.faults import FAULTS
 from tests.crash.board import POINTS
 from tests.crash.broker import Broker
 from tests.crash.desks import Zygote
-from tests.crash.epoch import Epoch, Outcome, faults_of
+from tests.crash.epoch import Due, Epoch, Outcome, faults_of
 from tests.crash.ground import Database, Sqlite
 from tests.crash.invariants import INVARIANTS
 
+_EXTRA_EPOCHS_MAX = 3
 ACTS = (
     "kill",
     "kill_at_point",
@@ -66,6 +67,10 @@ class Plan:
     hurry: bool = False
     keep: bool = False
 
+    @property
+    def epochs(self) -> int:
+        return -(-self.kills // self.epoch_kills)
+
 
 @dataclass(slots=True)
 class Run:
@@ -97,52 +102,76 @@ class Run:
         return [name for counts, names in wanted for name in names if not counts[name]]
 
 
-class _Worker(threading.local):
-    """What a thread keeps between its epochs."""
-
-    zygote: Zygote | None = None
-    broker: Broker | None = None
-
-
 def run(plan: Plan, *, quiet: bool = False) -> Run:
     result = Run(plan, Path(tempfile.mkdtemp(prefix="desk-crash-")))
     began = time.monotonic()
-    worker = _Worker()
-    opened: list[Zygote | Broker] = []
-    stop = threading.Event()
-
-    def one(number: int, kills: int) -> Outcome | None:
-        if stop.is_set():
-            return None
-        if worker.zygote is None or worker.broker is None:
-            worker.zygote = Zygote(result.directory / "zygote.log", plan.nice)
-            worker.broker = Broker(1, result.directory / "broker.log")
-            opened.extend((worker.zygote, worker.broker))
-        outcome = _epoch(plan, number, kills, result.directory, zygote=worker.zygote, broker=worker.broker)
-        if outcome.violations and plan.first_only:
-            stop.set()
-        return outcome
-
-    with ThreadPoolExecutor(plan.jobs) as pool:
-        waiting = {pool.submit(one, number, kills): number for number, kills in _deal(plan)}
-        for future in as_completed(waiting):
-            try:
-                outcome = future.result()
-            except Exception as error:
-                result.failed.append((waiting[future], f"{type(error).__name__}: {error}"))
-                traceback.print_exception(error)
-                stop.set()
-                continue
-            if outcome is not None:
-                result.epochs.append(outcome)
-                if not quiet:
-                    print(_line(waiting[future], outcome), flush=True)
-    for each in opened:
-        each.close()
+    crew = _Crew(plan, result, quiet)
+    try:
+        crew.work([_Task(number, kills) for number, kills in _deal(plan)])
+        # What chance has not shown is asked for.
+        for extra in range(_EXTRA_EPOCHS_MAX):
+            missing = result.never()
+            if plan.hurry or plan.only_epoch is not None or crew.stop.is_set() or not missing:
+                break
+            crew.work([_Task(plan.epochs + extra, max(plan.epoch_kills // 3, 20), tuple(missing))])
+    finally:
+        crew.close()
     result.seconds = time.monotonic() - began
     if not (result.violations or result.failed or plan.keep):
         shutil.rmtree(result.directory, ignore_errors=True)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """An epoch to be done. `wanted`: what has not been shown yet, and is brought about."""
+
+    number: int
+    kills: int
+    wanted: tuple[str, ...] = ()
+
+
+class _Crew:
+    """Threads with a zygote and a broker each, which do one epoch after the other."""
+
+    def __init__(self, plan: Plan, result: Run, quiet: bool) -> None:
+        self._plan, self._result, self._quiet = plan, result, quiet
+        self._own = threading.local()
+        self._opened: list[Zygote | Broker] = []
+        self._pool = ThreadPoolExecutor(plan.jobs)
+        self.stop = threading.Event()
+
+    def work(self, tasks: list[_Task]) -> None:
+        waiting = {self._pool.submit(self._do, task): task.number for task in tasks}
+        for future in as_completed(waiting):
+            try:
+                outcome = future.result()
+            except Exception as error:
+                self._result.failed.append((waiting[future], f"{type(error).__name__}: {error}"))
+                traceback.print_exception(error)
+                self.stop.set()
+                continue
+            if outcome is None:
+                continue
+            self._result.epochs.append(outcome)
+            if not self._quiet:
+                print(_line(waiting[future], outcome), flush=True)
+            if outcome.violations and self._plan.first_only:
+                self.stop.set()
+
+    def _do(self, task: _Task) -> Outcome | None:
+        if self.stop.is_set():
+            return None
+        if not hasattr(self._own, "broker"):
+            self._own.zygote = Zygote(self._result.directory / "zygote.log", self._plan.nice)
+            self._own.broker = Broker(1, self._result.directory / "broker.log")
+            self._opened += [self._own.zygote, self._own.broker]
+        return _epoch(self._plan, task, self._result.directory, zygote=self._own.zygote, broker=self._own.broker)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        for each in self._opened:
+            each.close()
 
 
 def _deal(plan: Plan) -> Iterator[tuple[int, int]]:
@@ -155,13 +184,11 @@ def _deal(plan: Plan) -> Iterator[tuple[int, int]]:
         number += 1
 
 
-def _epoch(plan: Plan, number: int, kills: int, root: Path, *, zygote: Zygote, broker: Broker) -> Outcome:
+def _epoch(plan: Plan, task: _Task, root: Path, *, zygote: Zygote, broker: Broker) -> Outcome:
+    number = task.number
     chance = random.Random(f"{plan.seed}/{number}")
-    epochs = -(-plan.kills // plan.epoch_kills)
     directory = root / f"epoch-{number}"
     directory.mkdir()
-    acts, faults = _acts(plan), list(FAULTS)
-    random.Random(plan.seed).shuffle(acts)
     database = _database(plan, number, directory)
     try:
         epoch = Epoch(
@@ -174,9 +201,7 @@ def _epoch(plan: Plan, number: int, kills: int, root: Path, *, zygote: Zygote, b
             pause_s=plan.pause_s,
             hurry=plan.hurry,
         )
-        if plan.hurry:
-            acts, faults = [], list(QUICK_FAULTS)
-        outcome = epoch.run(kills, acts[number::epochs], faults_of(chance, faults), faults[number::epochs])
+        outcome = epoch.run(task.kills, faults_of(chance, list(FAULTS)), _due(plan, task))
     finally:
         database.close(directory / "ledger-kept")
     if outcome.violations:
@@ -189,6 +214,19 @@ def _epoch(plan: Plan, number: int, kills: int, root: Path, *, zygote: Zygote, b
 
 def _acts(plan: Plan) -> list[str]:
     return [*ACTS, "database_killed", "database_stopped"] if plan.ledger == "postgres" else list(ACTS)
+
+
+def _due(plan: Plan, task: _Task) -> Due:
+    """This epoch's part of what no run may miss."""
+    if task.wanted:
+        names = set(task.wanted)
+        acts = [name for name in _acts(plan) if name in names]
+        return Due(acts, [name for name in FAULTS if name in names], 30, [name for name in POINTS if name in names])
+    if plan.hurry:
+        return Due([], list(QUICK_FAULTS), 2, [])
+    acts = _acts(plan)
+    random.Random(plan.seed).shuffle(acts)
+    return Due(acts[task.number :: plan.epochs], list(FAULTS)[task.number :: plan.epochs], 2, [])
 
 
 def _database(plan: Plan, number: int, directory: Path) -> Database:
