@@ -59,6 +59,7 @@ class App:
             poll_in_doubt_s=settings.poll_in_doubt_s,
             reconcile_s=settings.reconcile_s,
             grace_s=settings.grace_s,
+            adopt_s=settings.adopt_s,
             history_days=settings.history_days,
             stream_problem=self._stream_problem,
         )

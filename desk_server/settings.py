@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     grace_s: float = _setting(
         10.0, "DESK_GRACE_S", "How long the broker's own lists may be out of step before a difference counts.", ge=0
     )
+    adopt_s: float = _setting(
+        300.0, "DESK_ADOPT_S", "Seconds after which a difference that nothing explains becomes the house's.", ge=0
+    )
     history_days: int = _setting(
         90, "DESK_HISTORY_DAYS", "How far back a start with an empty ledger reads the broker's account.", ge=1
     )
