@@ -22,7 +22,7 @@ from desk_server.events import (
     ReplaceIntended,
 )
 from desk_server.holds import Holds
-from desk_server.ledger import DuplicateEvent, Ledger, LedgerUnavailable, Stored
+from desk_server.ledger import DuplicateEvent, Ledger, LedgerUnavailable, OutcomeUnknown, Stored
 from desk_server.registry import Registry
 from desk_server.settle import Booked, Unsettled, event_of
 from desk_server.updates import Update, UpdateLog
@@ -209,14 +209,17 @@ class Bookkeeper:
         return self._ledger.append(*events)
 
     async def record(self, *events: AnyEvent) -> None:
-        """Durable and folded when it returns. Raises DeskError LEDGER (nothing was stored) or DuplicateEvent."""
+        """Durable and folded when it returns. Raises DeskError LEDGER (nothing was stored, or, where the desk is
+        stopping, nobody knows yet) or DuplicateEvent."""
         try:
             await self._ledger.append(*events)
         except LedgerUnavailable as error:
             self.problem = f"the ledger cannot be written: {error}"
+            is_lost = isinstance(error, OutcomeUnknown)
+            stored = "whether this was stored is not known yet" if is_lost else "nothing was stored"
             raise DeskError(
                 Code.LEDGER,
-                "the desk cannot write its ledger, nothing was stored or sent: try again with the same request id",
+                f"the desk cannot write its ledger, {stored}, nothing was sent: try again with the same request id",
                 retry_after_s=1,
             ) from error
         self.problem = ""
