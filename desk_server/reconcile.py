@@ -300,15 +300,19 @@ class Reconciler:
             self._wanted.clear()
             wait_s = self._poll_in_doubt_s
             try:
+                failure = self._failure
                 await self.look(money=self._money_is_due())
+                if failure:
+                    log.info("the books are compared again")
                 failed_s = 0.0
                 wait_s = self._poll_in_doubt_s if self._is_in_doubt() else self._poll_s
             except (BrokerUnknown, BrokerThrottled, DuplicateEvent) as silence:
                 self.failures += 1
+                tell = log.debug if str(silence) == self._failure else log.warning
                 self._failure = str(silence)
                 failed_s = min(2 * failed_s or self._poll_in_doubt_s, _LONGEST_WAIT_S)
                 wait_s = max(failed_s, silence.retry_after_s if isinstance(silence, BrokerThrottled) else 0.0)
-                log.warning("the books could not be compared", reason=str(silence), next_try_s=wait_s)
+                tell("the books could not be compared", reason=str(silence), next_try_s=wait_s)
             except Exception as error:
                 self.failures += 1
                 self._failure = f"comparing failed, see the log: {error}"

@@ -113,7 +113,7 @@ class Desk:
         self.process: subprocess.Popen[bytes] | None = None
         self.socket = self.run_dir / "desk" / "desk.sock"
         self._http: httpx.Client | None = None
-        self._tokens: dict[str, str] = {}
+        self.tokens: dict[str, str] = {}
 
     def start(self, *, ready: bool = True) -> None:
         with (self.run_dir / "desk.log").open("ab") as log:
@@ -156,13 +156,13 @@ class Desk:
 
     def user(self, name: str) -> Client:
         """As a strategy of this user, with a token from the API."""
-        if name not in self._tokens:
-            self._tokens[name] = self.admin("POST", "/v1/tokens", user_id=name, role="trade")["token"]
-        return Client(Settings(parse_url(f"unix://{self.socket}"), Token(self._tokens[name])))
+        if name not in self.tokens:
+            self.tokens[name] = self.admin("POST", "/v1/tokens", user_id=name, role="trade")["token"]
+        return Client(Settings(parse_url(f"unix://{self.socket}"), Token(self.tokens[name])))
 
     def forget_tokens(self) -> None:
         """They are the ledger's: a new one knows none."""
-        self._tokens.clear()
+        self.tokens.clear()
 
     def position(self, user: str, symbol: str = "AAPL") -> D:
         return next((D(one.qty) for one in self.user(user).positions() if one.symbol == symbol), D(0))
@@ -253,6 +253,7 @@ def grounds(**settings: str) -> Iterator[Callable[..., Ground]]:
                 assert ground.desk.stop() == 0, ground.desk.log()[-3000:]
             written = ground.desk.log()
             assert not [name for name, secret in KEYS.items() if "secret" in name and secret in written]
+            assert not [user for user, token in ground.desk.tokens.items() if token in written]
             assert "Traceback" not in written, written
     finally:
         for ground in made:

@@ -10,7 +10,7 @@ from decimal import Decimal as D
 import pytest
 
 from desk_client import Client, OutcomeUnknown
-from tests.e2e.alpaca_ground import KEYS, Ground, grounds
+from tests.e2e.alpaca_ground import KEYS, Desk, Ground, grounds
 from tests.e2e.conftest import PROJECT
 
 pytestmark = pytest.mark.timeout(240)
@@ -175,6 +175,10 @@ def test_what_nobody_here_placed_is_the_house_s(ground: Ground):
     desk.until(lambda: desk.positions().get(("$house", "AAPL")) == 4, "the house has it")
     desk.until(lambda: len(desk.said("nobody here placed")) >= 1, "an alarm is in the log")
     assert {line["level"] for line in desk.said("nobody here placed")} == {"error"}
+    report = desk.admin("GET", "/v1/reconciliation")
+    assert {(one["symbol"], one["side"]) for one in report["foreign_orders"]} == {("AAPL", "buy"), ("SPY", "buy")}
+    assert {one["symbol"]: one["qty"] for one in report["houses"][0]["holdings"]} == {"AAPL": "4"}
+    assert report["differences"] == []
     assert desk.position("alice") == 10
     assert alice.place_order("AAPL", 11, "sell").code == "NOT_OWNED"
     assert alice.place_order("AAPL", 1, "buy").status == "success", "explained, it closes no symbol"
@@ -508,10 +512,17 @@ def test_a_replacement_that_alpaca_rejects_after_all_leaves_nothing_behind(groun
     control.settings(work_ms=[0, 0])
     desk.order("alice", new.order_id, "rejected")
     assert alpaca.order(old.order.client_order_id)["status"] == "new"
+    desk.until(lambda: _differences(desk) == {("order", old.order_id, "replaced", "new")}, "it is shown")
     desk.until(lambda: alpaca.order(old.order.client_order_id)["status"] == "canceled", "what is left is cancelled")
+    desk.until(lambda: not _differences(desk), "nothing differs any more")
     assert desk.said("the books and the broker differ")[0]["subject"] == old.order_id
     desk.until(lambda: alice.place_order("AAPL", 1, "buy").status == "success", "the symbol is open again")
     desk.until(desk.agrees, "the desk agrees with the broker")
+
+
+def _differences(desk: Desk) -> set[tuple[str, str, str, str]]:
+    told = desk.admin("GET", "/v1/reconciliation")["differences"]
+    return {(one["kind"], one["order_id"], one["ours"], one["theirs"]) for one in told}
 
 
 def test_a_fill_that_is_faster_than_its_replacement_is_booked_once(ground: Ground):
