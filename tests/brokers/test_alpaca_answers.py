@@ -91,9 +91,25 @@ def test_what_a_refusal_says_names_nobody_elses_order():
     )
     with pytest.raises(BrokerRejected) as no:
         result(answer(403, body))
-    assert no.value.message == "potential wash trade detected against … (…). use complex orders"
+    assert no.value.message == "potential wash trade detected against …. use complex orders"
     for said in (str(no.value), no.value.message, repr(no.value.args)):
         assert THEIRS not in said and "bob" not in said
+
+
+def test_what_a_refusal_says_tells_no_figure_of_the_account():
+    """What others hold on a shared account is nobody's business; what the order itself lacks (422) is told in full."""
+    with pytest.raises(BrokerRejected) as no:
+        result(
+            answer(
+                403,
+                '{"code": 40310000, "message": "insufficient qty available for order (requested: 10, available: 7)",'
+                ' "available": "7", "held_for_orders": "3"}',
+            )
+        )
+    assert no.value.message == "insufficient qty available for order"
+    with pytest.raises(BrokerRejected) as no:
+        result(answer(422, '{"code": 40010001, "message": "qty must be > 0 (got 0)"}'))
+    assert no.value.message == "qty must be > 0 (got 0)"
 
 
 def test_a_message_is_short_and_on_one_line():

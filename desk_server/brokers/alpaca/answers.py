@@ -23,6 +23,9 @@ _MESSAGE_MAX = 300
 # Ids of orders, which may be other people's: UUIDs, and the desk's own names.
 _IDS = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\bd1\.[A-Za-z0-9_.-]*[A-Za-z0-9_-]")
 
+# "(requested: 10, available: 5)"
+_AMOUNTS = re.compile(r"\s*\([^()]*\d[^()]*\)")
+
 
 class NoAnswer(Exception):
     """The request got no answer that could be read; it may have been carried out."""
@@ -99,7 +102,9 @@ def refusal(answer: Answer) -> Refusal | None:
         return None
     code = body.get("code")
     known = isinstance(code, int) and not isinstance(code, bool)
-    return Refusal(answer.status, str(code) if known else "", scrubbed(body["message"]))
+    # What the account has (403) is everybody's together: no figure of it is told to one of them.
+    message = _AMOUNTS.sub("", body["message"]) if answer.status == 403 else body["message"]
+    return Refusal(answer.status, str(code) if known else "", scrubbed(message))
 
 
 def scrubbed(message: str) -> str:
