@@ -325,6 +325,8 @@ class Actor(threading.Thread):
             else:
                 if told.is_definite:
                     return told
+                if told.code == "INTERNAL":
+                    self._told(rid, told)
                 last = f"{told.http} {told.code}"
             time.sleep(self.chance.uniform(0.5, 1) * wait_s)
             wait_s = min(wait_s * 1.5, 0.3)

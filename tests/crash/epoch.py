@@ -81,6 +81,7 @@ class Epoch:
         self.pause_s = pause_s
         self.hurry = hurry
         self.limits = Limits()
+        self.self_trade = random.Random(f"self trade {seed}").choice(("refuse", "hold"))
         self.board = Board(directory / "board")
         self.desk: Desk | None = None
         self.stopped: list[tuple[int, int]] = []
@@ -100,7 +101,8 @@ class Epoch:
         """Start a desk; it is the epoch's, unless it is a second one."""
         self._born += 1
         run_dir = self.database.second_run_dir(self.directory) if second else self.directory / "run"
-        env = desk_env(run_dir, self.broker, self.limits, (0, 0) if second else self._ports)
+        ports = (0, 0) if second else self._ports
+        env = desk_env(run_dir, self.broker, self.limits, ports, self.self_trade)
         desk = self.zygote.fork(
             self._born,
             env=env | self.database.env(),

@@ -9,7 +9,7 @@ from typing import Any
 from tests.crash.history import Row
 
 HOUSE = "$house"
-OPEN = frozenset({"sending", "unknown", "quarantine", "held", "live"})
+OPEN = frozenset({"waiting", "sending", "unknown", "quarantine", "held", "live"})
 UNPROVEN = frozenset({"sending", "unknown", "quarantine"})
 REVOCABLE = frozenset({"rejected", "not_sent"})
 
@@ -92,9 +92,15 @@ class Books:
         self._enter(row, body["order"], "refused")
 
     def _OrderIntended(self, row: Row, body: dict[str, Any]) -> None:
-        entry = self._enter(row, body["order"], "sending")
+        state = "waiting" if body["order"].get("state") == "waiting" else "sending"
+        entry = self._enter(row, body["order"], state)
         for leg in body.get("legs", ()):
-            self._enter(row, leg, "sending").parent = entry.order_id
+            self._enter(row, leg, state).parent = entry.order_id
+
+    def _SendIntended(self, row: Row, body: dict[str, Any]) -> None:
+        order = self.order(row, body["order_id"])
+        if order and order.state == "waiting":
+            order.become(row, "sending")
 
     def _OrderRecovered(self, row: Row, body: dict[str, Any]) -> None:
         entry = self._enter(row, body["order"], "live")
@@ -145,7 +151,7 @@ class Books:
 
     def _OrderNotSent(self, row: Row, body: dict[str, Any]) -> None:
         order = self.order(row, body["order_id"])
-        if order and order.state in UNPROVEN:
+        if order and order.state in UNPROVEN | {"waiting"}:
             self._end(row, order.order_id, "not_sent")
 
     def _OrderEnded(self, row: Row, body: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def desk_env(run_dir: Path, broker: Broker, limits: Limits, ports: tuple[int, int]) -> dict[str, str]:
+def desk_env(run_dir: Path, broker: Broker, limits: Limits, ports: tuple[int, int], self_trade: str) -> dict[str, str]:
     """The desk as its users know it, but that every patience is short."""
     return {
         "DESK_RUN_DIR": str(run_dir),
@@ -178,6 +178,7 @@ def desk_env(run_dir: Path, broker: Broker, limits: Limits, ports: tuple[int, in
         "DESK_RECONCILE_S": "2",
         "DESK_GRACE_S": "4",
         "DESK_LEASE_S": "2",
+        "DESK_SELF_TRADE": self_trade,
         "DESK_DRAIN_S": "2",
         "DESK_FEED": "walk",
         "DESK_WALK_SYMBOLS": ",".join(SYMBOLS),

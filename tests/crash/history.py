@@ -41,7 +41,7 @@ class Limits:
     allotment: Decimal = Decimal(100_000)
     qty_max: Decimal = Decimal(100)
     notional_max: Decimal = Decimal(60_000)
-    open_orders_max: int = 30
+    open_orders_max: int = 12
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class History:
 
     def told(self) -> Iterator[dict[str, Any]]:
         """Definite answers to orders and replaces."""
-        return (line for line in self.said if line["k"] == "told")
+        return (line for line in self.said if line["k"] == "told" and line["code"] != "INTERNAL")
 
     def asked(self) -> dict[tuple[str, str], dict[str, Any]]:
         """What was asked for, by (user, request id)."""

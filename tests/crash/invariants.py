@@ -52,7 +52,8 @@ def acknowledged_orders_reach_the_broker_or_end(h: History, books: Books) -> Ite
     at_broker = {order["client_order_id"] for order in h.broker_orders()}
     for told in h.told():
         order = books.orders.get(told["order_id"])
-        if order is not None and order.name not in at_broker and order.state not in DENIED:
+        # What would be a wash trade waits at the desk for as long as it would be one.
+        if order is not None and order.name not in at_broker and order.state not in DENIED | {"waiting"}:
             yield f"{order.name} was acknowledged, is {order.state} in the ledger, and never reached the broker"
 
 
@@ -343,6 +344,8 @@ def everything_resolves(h: History, books: Books) -> Iterator[str]:
         if order.state in UNPROVEN:
             yield f"{order.name} is still {order.state}"
     for line in h.said:
+        if line["k"] == "told" and line["code"] == "INTERNAL":
+            yield f"{line['user']}'s request {line['rid']} met a fault of the desk's own (500)"
         if line["k"] == "unanswered":
             yield f"{line['user']}'s request {line['rid']} never got a definite answer: {line['last']}"
 
