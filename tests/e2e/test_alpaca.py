@@ -206,6 +206,19 @@ def test_without_a_stream_polling_suffices(ground: Ground):
     _trade_and_agree(ground)
 
 
+def test_a_stream_that_never_opens_is_told_and_keeps_nobody_from_trading(make: Make):
+    """readyz says what is missing; orders go, and polling tells of them."""
+    ground = make(start=False, DESK_ALPACA_STREAM_URL="ws://127.0.0.1:9")
+    ground.alpaca.start()
+    ground.desk.start(ready=False)
+    ground.desk.until(lambda: ground.desk.said("ready: orders are taken"), "orders are taken")
+    _trade_and_agree(ground)
+    status, told = ground.desk.readyz()
+    assert status == 503
+    assert "the stream of order updates" in told["reasons"][0]
+    assert len(ground.desk.said("do not come by stream")) == 1, "told once, not with every try"
+
+
 def test_without_polling_the_stream_suffices(make: Make):
     """No list is ever answered again after the start: the stream alone tells everything."""
     ground = make(DESK_POLL_S="3600", DESK_RECONCILE_S="3600")
@@ -474,8 +487,11 @@ def test_each_user_trades_in_an_account_of_their_own(broker_api: Ground):
 
 def test_a_user_without_an_account_is_told_so(broker_api: Ground):
     """Nothing is sent; the message names the setting."""
-    no = broker_api.desk.user("carol").place_order("AAPL", 1, "buy")
-    assert no.status == "error"
+    carol = broker_api.desk.user("carol")
+    no = carol.place_order("AAPL", 1, "buy")
+    assert (no.status, no.code) == ("error", "REJECTED")
+    order = carol.get_order(no.order_id)
+    assert (order.status, order.code) == ("rejected", "NO_ACCOUNT")
     assert "users.carol.alpaca_account_id" in no.message
     assert not broker_api.control.dump()["posts"]
 
