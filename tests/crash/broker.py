@@ -1,5 +1,6 @@
 """The misbehaving Alpaca as a process of its own, which survives every desk."""
 
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ class Broker:
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=log.open("ab"),
+            preexec_fn=_die_with_parent,
         )
         assert self._process.stdout is not None
         told = json.loads(self._process.stdout.readline())
@@ -41,3 +43,8 @@ class Broker:
         self.go_on()
         self._process.terminate()
         self._process.wait(20)
+
+
+def _die_with_parent() -> None:
+    """Nobody else would end it where the harness is killed (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -25,6 +25,8 @@ class Zygote:
         self._process = subprocess.Popen(
             ["nice", "-n", str(nice), sys.executable, "-m", "tests.crash.zygote"],
             cwd=PROJECT,
+            # Numerical libraries would start threads, which a fork does not take along.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("ab"),
