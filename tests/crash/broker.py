@@ -20,7 +20,7 @@ class Broker:
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=log.open("ab"),
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  (it calls prctl and nothing else)
         )
         assert self._process.stdout is not None
         told = json.loads(self._process.stdout.readline())
