@@ -33,8 +33,11 @@ from desk_client.settings import Settings, Token, parse_url
 _DESK = Client()
 
 account = _DESK.account
+asset = _DESK.asset
+calendar = _DESK.calendar
 cancel_all = _DESK.cancel_all
 cancel_order = _DESK.cancel_order
+clock = _DESK.clock
 fills = _DESK.fills
 get_order = _DESK.get_order
 latest = _DESK.latest
@@ -66,8 +69,11 @@ __all__ = [
     "Settings",
     "Token",
     "account",
+    "asset",
+    "calendar",
     "cancel_all",
     "cancel_order",
+    "clock",
     "fills",
     "get_order",
     "latest",

@@ -30,8 +30,10 @@ from desk_client.problem import problem_of
 from desk_client.settings import ENVIRONMENT, Settings, checked_user, from_environment
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from desk.v1.books_pb2 import Account, Position
-    from desk.v1.market_pb2 import LatestLine
+    from desk.v1.market_pb2 import Asset, Clock, LatestLine, TradingDay
     from google.protobuf.message import Message
 
     from desk_client.http1 import Response
@@ -271,6 +273,31 @@ class Client:
         path = path_with("/v1/market/latest", {"symbols": ",".join(_symbols(symbols))})
         response = self.caller.call("GET", path, timeout_s=timeout)
         return {line.symbol: line for line in _message(response, GetLatestResponse).lines}
+
+    def asset(self, symbol: str, *, timeout: float = TIMEOUT_S) -> Asset:
+        """What may be done with a symbol: `tradable`, `fractionable`, `shortable`. Raises NotFound where the
+        broker does not list it; Refused with the code NOT_READY where the broker does not say within `timeout`.
+        """
+        from desk.v1.market_pb2 import Asset  # noqa: PLC0415  (as above)
+
+        return _message(self.caller.call("GET", f"/v1/assets/{quote(symbol)}", timeout_s=timeout), Asset)
+
+    def clock(self, *, timeout: float = TIMEOUT_S) -> Clock:
+        """Whether the market is open (`is_open`), and when it opens and closes next. Raises as `asset`."""
+        from desk.v1.market_pb2 import Clock  # noqa: PLC0415  (as above)
+
+        return _message(self.caller.call("GET", "/v1/clock", timeout_s=timeout), Clock)
+
+    def calendar(self, start: date | str, end: date | str, *, timeout: float = TIMEOUT_S) -> list[TradingDay]:
+        """The days on which the market trades, with their hours, from start to end: both included, at most 366.
+
+        Both are New York dates: a date, or text such as "2026-11-27". Raises Refused for what is none (a
+        datetime is none), and as `asset`.
+        """
+        from desk.v1.market_pb2 import Calendar  # noqa: PLC0415  (as above)
+
+        path = path_with("/v1/calendar", {"start": str(start), "end": str(end)})
+        return list(_message(self.caller.call("GET", path, timeout_s=timeout), Calendar).days)
 
     def market(self, symbols: list[str] | None = None, *, after: int | None = None) -> Iterator[Line]:
         """Market lines as dicts, one after the other: those on standard input.

@@ -77,7 +77,7 @@ def build_http(api: Api) -> FastAPI:
         _add(app, "POST", path, _place(api), describe_order(), tag="orders", summary="Send an order", status=201)
     for route in ROUTES:
         named = {"tag": route.tag, "summary": route.summary}
-        _add(app, route.method, route.path, _call(api, route), describe(route), **named, status=route.status)
+        _add(app, route.method, route.pattern, _call(api, route), describe(route), **named, status=route.status)
     stream = "A stream of what happens to your orders"
     _add(app, "GET", "/v1/updates", _updates(api), STREAM_OF_UPDATES, tag="orders", summary=stream)
     stream = "A stream of market lines"

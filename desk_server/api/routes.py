@@ -26,6 +26,11 @@ class Route:
     status: HTTPStatus = HTTPStatus.OK
 
     @property
+    def pattern(self) -> str:
+        """The path for the router: a symbol may have a slash in it (BTC/USD)."""
+        return self.path.replace("{symbol}", "{symbol:path}")
+
+    @property
     def acts(self) -> bool:
         """True where a caller who hangs up must not stop what was begun."""
         return self.method != "GET"
@@ -116,6 +121,27 @@ ROUTES: tuple[Route, ...] = (
         "query",
         "market",
         "The newest price of each symbol",
+    ),
+    Route(
+        "GET",
+        "/v1/assets/{symbol}",
+        "get_asset",
+        m.GetAssetRequest,
+        m.Asset,
+        "path",
+        "market",
+        "What can be traded: one symbol, its slash as it is or as %2F",
+    ),
+    Route("GET", "/v1/clock", "get_clock", m.GetClockRequest, m.Clock, "query", "market", "Is the market open?"),
+    Route(
+        "GET",
+        "/v1/calendar",
+        "get_calendar",
+        m.GetCalendarRequest,
+        m.Calendar,
+        "query",
+        "market",
+        "The market's trading days and their hours",
     ),
     Route(
         "POST",

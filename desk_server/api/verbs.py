@@ -13,7 +13,7 @@ import structlog
 from desk.v1 import admin_pb2, books_pb2, market_pb2, orders_pb2
 
 from desk_server import logs, rules
-from desk_server.api import wire
+from desk_server.api import reference, wire
 from desk_server.api.auth import admin, chosen_user
 from desk_server.api.reconciliation import reconciliation_message
 from desk_server.api.streams import symbols_of
@@ -173,6 +173,15 @@ class Verbs:
         return market_pb2.GetLatestResponse(
             lines=[wire.latest_message(quotes[symbol]) for symbol in sorted(quotes) if not wanted or symbol in wanted]
         )
+
+    async def get_asset(self, _: Identity, m: market_pb2.GetAssetRequest) -> market_pb2.Asset:
+        return await reference.asset(self._desk.broker, m.symbol)
+
+    async def get_clock(self, _: Identity, __: market_pb2.GetClockRequest) -> market_pb2.Clock:
+        return await reference.clock(self._desk.broker)
+
+    async def get_calendar(self, _: Identity, m: market_pb2.GetCalendarRequest) -> market_pb2.Calendar:
+        return await reference.calendar(self._desk.broker, m.start, m.end)
 
     # Administration
 

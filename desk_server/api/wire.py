@@ -16,6 +16,7 @@ from desk.v1 import market_pb2, orders_pb2
 from desk_server import rules
 from desk_server.api.strict import nearest, quoted
 from desk_server.domain import (
+    Asset,
     LineInHand,
     Order,
     OrderChange,
@@ -29,6 +30,7 @@ from desk_server.domain import (
 )
 from desk_server.errors import Code, DeskError
 from desk_server.positions import Fill
+from desk_server.sessions import NEW_YORK, TradingDay
 from desk_server.updates import Update
 
 E = TypeVar("E", bound=StrEnum)
@@ -200,6 +202,26 @@ def latest_message(quote: Quote) -> market_pb2.LatestLine:
         price=decimal_text(quote.price),
         at=time_text(quote.at),
         seq=quote.seq,
+    )
+
+
+def asset_message(asset: Asset) -> market_pb2.Asset:
+    return market_pb2.Asset(
+        symbol=asset.symbol,
+        asset_class=asset.asset_class.value,
+        tradable=asset.tradable,
+        fractionable=asset.fractionable,
+        shortable=asset.shortable,
+    )
+
+
+def trading_day_message(day: TradingDay) -> market_pb2.TradingDay:
+    return market_pb2.TradingDay(
+        date=day.open.astimezone(NEW_YORK).date().isoformat(),
+        early=time_text(day.early),
+        open=time_text(day.open),
+        close=time_text(day.close),
+        late=time_text(day.late),
     )
 
 

@@ -8,7 +8,7 @@
     fields.py, orders.py, records.py, updates.py   Alpaca's JSON ↔ the protocol's words; pure
     watch.py     keeps a stream of order updates open           stream.py, sse.py   the two kinds of them
     base.py      what both brokers have besides: assets, clock, calendar, health, beginning and end
-    assets.py, health.py   what can be traded; whether orders can be sent now
+    assets.py, hours.py, health.py   what can be traded, and when; whether orders can be sent now
 
 alpaca-py (88 MiB once imported) is imported when a broker is constructed, not before: see sdk.py.
 """
@@ -24,8 +24,8 @@ class Tuning(Struct, frozen=True):
     one that did not is sent again (Capabilities).
     `order_threads` send orders and replaces, `lookup_threads` cancels and lookups, `record_threads` the rest;
     `waiting_max` more may wait for each of the three, any further are refused with BrokerThrottled.
-    The account is looked at every `check_s`, the list of assets every `assets_s`. Orders cannot be sent when no
-    request was answered for `stale_s`.
+    The account is looked at every `check_s`, the list of assets every `assets_s`; the clock and a year's calendar are
+    believed for `clock_s` and `calendar_s`. Orders cannot be sent when no request was answered for `stale_s`.
     A stream that does not open in `open_s` or answer a ping in `ping_s` is given up; so is one that said nothing
     for `mute_s` after an order that it should have told of, or (events of the Broker API) nothing at all for
     `idle_s`. It is opened again after `backoff_s` to `backoff_max_s`, and after `refused_s` where the key or a
@@ -44,6 +44,8 @@ class Tuning(Struct, frozen=True):
     check_s: float = 15.0
     stale_s: float = 60.0
     assets_s: float = 1800.0
+    clock_s: float = 5.0
+    calendar_s: float = 3600.0
     open_s: float = 10.0
     ping_s: float = 10.0
     mute_s: float = 15.0

@@ -10,12 +10,11 @@ from urllib.parse import urlsplit
 import structlog
 
 from desk_server.brokers import BrokerThrottled, BrokerUnknown, Capabilities, MarketClock
-from desk_server.brokers.alpaca import Tuning, records
-from desk_server.brokers.alpaca.account import looked_up
+from desk_server.brokers.alpaca import Tuning
 from desk_server.brokers.alpaca.assets import Assets
-from desk_server.brokers.alpaca.fields import mapping, rows
 from desk_server.brokers.alpaca.health import Health
-from desk_server.brokers.alpaca.rest import Lane, Rate, Rest
+from desk_server.brokers.alpaca.hours import Hours
+from desk_server.brokers.alpaca.rest import Rate, Rest
 from desk_server.brokers.alpaca.updates import Updates
 from desk_server.brokers.alpaca.watch import OnEvent, Watched
 from desk_server.clock import Clock, SystemClock
@@ -64,6 +63,7 @@ class AlpacaBase(ABC):
         self.rest = Rest(open_line, self.tuning, self.health)
         self.updates = Updates()
         self._assets = Assets(self.rest, self.clock, self.tuning.assets_s)
+        self._hours = Hours(self.rest, self.clock, self.tuning)
         self._tasks: list[asyncio.Task[None]] = []
         # What kept the account from being used at the last look.
         self._trouble = ""
@@ -108,12 +108,10 @@ class AlpacaBase(ABC):
         return await self._assets.get(symbol)
 
     async def market_clock(self) -> MarketClock:
-        return records.market_clock(mapping(looked_up(await self.rest.ask(Lane.RECORDS, "GET", "/clock"))))
+        return await self._hours.clock()
 
     async def calendar(self, start: date, end: date) -> Sequence[TradingDay]:
-        query = {"start": start.isoformat(), "end": end.isoformat()}
-        days = rows(looked_up(await self.rest.ask(Lane.RECORDS, "GET", "/calendar", query)))
-        return sorted((records.trading_day(day) for day in days), key=lambda day: day.open)
+        return await self._hours.calendar(start, end)
 
     async def close(self) -> None:
         """Ends the stream and whatever is under way; what was not answered stays unknown."""
@@ -122,6 +120,7 @@ class AlpacaBase(ABC):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._assets.close()
+        await self._hours.close()
         await self.rest.close()
 
     @abstractmethod

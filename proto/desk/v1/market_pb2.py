@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x65sk/v1/market.proto\x12\x07\x64\x65sk.v1\"D\n\x13StreamMarketRequest\x12\x0f\n\x07symbols\x18\x01 \x03(\t\x12\x12\n\x05\x61\x66ter\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_after\"\'\n\nMarketLine\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0c\n\x04json\x18\x02 \x01(\x0c\"#\n\x10GetLatestRequest\x12\x0f\n\x07symbols\x18\x01 \x03(\t\"^\n\nLatestLine\x12\x0e\n\x06symbol\x18\x01 \x01(\t\x12\x0b\n\x03\x62id\x18\x02 \x01(\t\x12\x0b\n\x03\x61sk\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\n\n\x02\x61t\x18\x05 \x01(\t\x12\x0b\n\x03seq\x18\x06 \x01(\x04\"7\n\x11GetLatestResponse\x12\"\n\x05lines\x18\x01 \x03(\x0b\x32\x13.desk.v1.LatestLineb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x65sk/v1/market.proto\x12\x07\x64\x65sk.v1\"D\n\x13StreamMarketRequest\x12\x0f\n\x07symbols\x18\x01 \x03(\t\x12\x12\n\x05\x61\x66ter\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_after\"\'\n\nMarketLine\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0c\n\x04json\x18\x02 \x01(\x0c\"#\n\x10GetLatestRequest\x12\x0f\n\x07symbols\x18\x01 \x03(\t\"^\n\nLatestLine\x12\x0e\n\x06symbol\x18\x01 \x01(\t\x12\x0b\n\x03\x62id\x18\x02 \x01(\t\x12\x0b\n\x03\x61sk\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\n\n\x02\x61t\x18\x05 \x01(\t\x12\x0b\n\x03seq\x18\x06 \x01(\x04\"7\n\x11GetLatestResponse\x12\"\n\x05lines\x18\x01 \x03(\x0b\x32\x13.desk.v1.LatestLine\"!\n\x0fGetAssetRequest\x12\x0e\n\x06symbol\x18\x01 \x01(\t\"g\n\x05\x41sset\x12\x0e\n\x06symbol\x18\x01 \x01(\t\x12\x13\n\x0b\x61sset_class\x18\x02 \x01(\t\x12\x10\n\x08tradable\x18\x03 \x01(\x08\x12\x14\n\x0c\x66ractionable\x18\x04 \x01(\x08\x12\x11\n\tshortable\x18\x05 \x01(\x08\"\x11\n\x0fGetClockRequest\"K\n\x05\x43lock\x12\n\n\x02\x61t\x18\x01 \x01(\t\x12\x0f\n\x07is_open\x18\x02 \x01(\x08\x12\x11\n\tnext_open\x18\x03 \x01(\t\x12\x12\n\nnext_close\x18\x04 \x01(\t\"0\n\x12GetCalendarRequest\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0b\n\x03\x65nd\x18\x02 \x01(\t\"T\n\nTradingDay\x12\x0c\n\x04\x64\x61te\x18\x01 \x01(\t\x12\r\n\x05\x65\x61rly\x18\x02 \x01(\t\x12\x0c\n\x04open\x18\x03 \x01(\t\x12\r\n\x05\x63lose\x18\x04 \x01(\t\x12\x0c\n\x04late\x18\x05 \x01(\t\"-\n\x08\x43\x61lendar\x12!\n\x04\x64\x61ys\x18\x01 \x03(\x0b\x32\x13.desk.v1.TradingDayb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,4 +41,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LATESTLINE']._serialized_end=275
   _globals['_GETLATESTRESPONSE']._serialized_start=277
   _globals['_GETLATESTRESPONSE']._serialized_end=332
+  _globals['_GETASSETREQUEST']._serialized_start=334
+  _globals['_GETASSETREQUEST']._serialized_end=367
+  _globals['_ASSET']._serialized_start=369
+  _globals['_ASSET']._serialized_end=472
+  _globals['_GETCLOCKREQUEST']._serialized_start=474
+  _globals['_GETCLOCKREQUEST']._serialized_end=491
+  _globals['_CLOCK']._serialized_start=493
+  _globals['_CLOCK']._serialized_end=568
+  _globals['_GETCALENDARREQUEST']._serialized_start=570
+  _globals['_GETCALENDARREQUEST']._serialized_end=618
+  _globals['_TRADINGDAY']._serialized_start=620
+  _globals['_TRADINGDAY']._serialized_end=704
+  _globals['_CALENDAR']._serialized_start=706
+  _globals['_CALENDAR']._serialized_end=751
 # @@protoc_insertion_point(module_scope)

@@ -49,3 +49,67 @@ class GetLatestResponse(_message.Message):
     LINES_FIELD_NUMBER: _ClassVar[int]
     lines: _containers.RepeatedCompositeFieldContainer[LatestLine]
     def __init__(self, lines: _Optional[_Iterable[_Union[LatestLine, _Mapping]]] = ...) -> None: ...
+
+class GetAssetRequest(_message.Message):
+    __slots__ = ("symbol",)
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    symbol: str
+    def __init__(self, symbol: _Optional[str] = ...) -> None: ...
+
+class Asset(_message.Message):
+    __slots__ = ("symbol", "asset_class", "tradable", "fractionable", "shortable")
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    ASSET_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TRADABLE_FIELD_NUMBER: _ClassVar[int]
+    FRACTIONABLE_FIELD_NUMBER: _ClassVar[int]
+    SHORTABLE_FIELD_NUMBER: _ClassVar[int]
+    symbol: str
+    asset_class: str
+    tradable: bool
+    fractionable: bool
+    shortable: bool
+    def __init__(self, symbol: _Optional[str] = ..., asset_class: _Optional[str] = ..., tradable: _Optional[bool] = ..., fractionable: _Optional[bool] = ..., shortable: _Optional[bool] = ...) -> None: ...
+
+class GetClockRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Clock(_message.Message):
+    __slots__ = ("at", "is_open", "next_open", "next_close")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    IS_OPEN_FIELD_NUMBER: _ClassVar[int]
+    NEXT_OPEN_FIELD_NUMBER: _ClassVar[int]
+    NEXT_CLOSE_FIELD_NUMBER: _ClassVar[int]
+    at: str
+    is_open: bool
+    next_open: str
+    next_close: str
+    def __init__(self, at: _Optional[str] = ..., is_open: _Optional[bool] = ..., next_open: _Optional[str] = ..., next_close: _Optional[str] = ...) -> None: ...
+
+class GetCalendarRequest(_message.Message):
+    __slots__ = ("start", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: str
+    end: str
+    def __init__(self, start: _Optional[str] = ..., end: _Optional[str] = ...) -> None: ...
+
+class TradingDay(_message.Message):
+    __slots__ = ("date", "early", "open", "close", "late")
+    DATE_FIELD_NUMBER: _ClassVar[int]
+    EARLY_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    date: str
+    early: str
+    open: str
+    close: str
+    late: str
+    def __init__(self, date: _Optional[str] = ..., early: _Optional[str] = ..., open: _Optional[str] = ..., close: _Optional[str] = ..., late: _Optional[str] = ...) -> None: ...
+
+class Calendar(_message.Message):
+    __slots__ = ("days",)
+    DAYS_FIELD_NUMBER: _ClassVar[int]
+    days: _containers.RepeatedCompositeFieldContainer[TradingDay]
+    def __init__(self, days: _Optional[_Iterable[_Union[TradingDay, _Mapping]]] = ...) -> None: ...

@@ -623,6 +623,21 @@ class MarketServiceStub:
                 request_serializer=desk_dot_v1_dot_market__pb2.GetLatestRequest.SerializeToString,
                 response_deserializer=desk_dot_v1_dot_market__pb2.GetLatestResponse.FromString,
                 _registered_method=True)
+        self.GetAsset = channel.unary_unary(
+                '/desk.v1.MarketService/GetAsset',
+                request_serializer=desk_dot_v1_dot_market__pb2.GetAssetRequest.SerializeToString,
+                response_deserializer=desk_dot_v1_dot_market__pb2.Asset.FromString,
+                _registered_method=True)
+        self.GetClock = channel.unary_unary(
+                '/desk.v1.MarketService/GetClock',
+                request_serializer=desk_dot_v1_dot_market__pb2.GetClockRequest.SerializeToString,
+                response_deserializer=desk_dot_v1_dot_market__pb2.Clock.FromString,
+                _registered_method=True)
+        self.GetCalendar = channel.unary_unary(
+                '/desk.v1.MarketService/GetCalendar',
+                request_serializer=desk_dot_v1_dot_market__pb2.GetCalendarRequest.SerializeToString,
+                response_deserializer=desk_dot_v1_dot_market__pb2.Calendar.FromString,
+                _registered_method=True)
 
 
 class MarketServiceServicer:
@@ -640,6 +655,24 @@ class MarketServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAsset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetClock(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCalendar(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MarketServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -652,6 +685,21 @@ def add_MarketServiceServicer_to_server(servicer, server):
                     servicer.GetLatest,
                     request_deserializer=desk_dot_v1_dot_market__pb2.GetLatestRequest.FromString,
                     response_serializer=desk_dot_v1_dot_market__pb2.GetLatestResponse.SerializeToString,
+            ),
+            'GetAsset': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAsset,
+                    request_deserializer=desk_dot_v1_dot_market__pb2.GetAssetRequest.FromString,
+                    response_serializer=desk_dot_v1_dot_market__pb2.Asset.SerializeToString,
+            ),
+            'GetClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetClock,
+                    request_deserializer=desk_dot_v1_dot_market__pb2.GetClockRequest.FromString,
+                    response_serializer=desk_dot_v1_dot_market__pb2.Clock.SerializeToString,
+            ),
+            'GetCalendar': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCalendar,
+                    request_deserializer=desk_dot_v1_dot_market__pb2.GetCalendarRequest.FromString,
+                    response_serializer=desk_dot_v1_dot_market__pb2.Calendar.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -708,6 +756,87 @@ class MarketService:
             '/desk.v1.MarketService/GetLatest',
             desk_dot_v1_dot_market__pb2.GetLatestRequest.SerializeToString,
             desk_dot_v1_dot_market__pb2.GetLatestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAsset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/desk.v1.MarketService/GetAsset',
+            desk_dot_v1_dot_market__pb2.GetAssetRequest.SerializeToString,
+            desk_dot_v1_dot_market__pb2.Asset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/desk.v1.MarketService/GetClock',
+            desk_dot_v1_dot_market__pb2.GetClockRequest.SerializeToString,
+            desk_dot_v1_dot_market__pb2.Clock.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCalendar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/desk.v1.MarketService/GetCalendar',
+            desk_dot_v1_dot_market__pb2.GetCalendarRequest.SerializeToString,
+            desk_dot_v1_dot_market__pb2.Calendar.FromString,
             options,
             channel_credentials,
             insecure,
