@@ -124,9 +124,9 @@ def _exit(
 
 
 def changed_request(old: Order, change: OrderChange) -> OrderRequest:
-    """What the replacement asks for: of the new total, what has not filled yet."""
+    """What the replacement asks for: of the new total, what has not filled yet; nothing where more has filled."""
     request = rules.changed(old.request, change)
-    rest = old.remaining if change.qty is None else change.qty - old.filled_qty
+    rest = old.remaining if change.qty is None else max(change.qty - old.filled_qty, ZERO)
     return changed(request, qty=rest, request_id=change.request_id)
 
 

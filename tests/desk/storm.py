@@ -654,7 +654,7 @@ class Storm:
             if order.state is State.REFUSED:
                 assert order.client_order_id not in sent, f"refused, and sent: {order}"
             if order.qty is not None and not order.replaced_by:
-                assert order.state is State.REFUSED or order.filled_qty <= order.qty, order
+                assert order.filled_qty <= order.qty, order
         assert all(count == 1 for count in names.values()), names.most_common(3)
         _check_money(book)
 
