@@ -17,7 +17,7 @@ from desk_server.errors import Code, DeskError
 log = structlog.get_logger("desk.reference")
 
 CALENDAR_DAYS_MAX = 366
-# Brokers know no days before these; the exchange's own calendar is calculated, and nobody needs it for ever.
+# Few enough years that each one asked for may be kept.
 FIRST_DAY, LAST_DAY = date(1970, 1, 1), date(2099, 12, 31)
 _RETRY_AFTER_S = 1.0
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

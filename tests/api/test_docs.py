@@ -16,7 +16,7 @@ DOC = (Path(__file__).resolve().parents[2] / "docs" / "http-api.md").read_text()
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_commands(desk):
-    """A token made by the administrator, an order with it, and a stream on the socket."""
+    """A token made by the administrator, an order with it, an asset, a calendar, and a stream on the socket."""
     (script,) = re.findall(r"```sh\n(.*?)```", DOC, re.DOTALL)
     script = script.replace("localhost:8080", f"127.0.0.1:{desk.addresses.http_port}")
     script = script.replace("run/", f"{desk.settings.run_dir}/")
@@ -25,6 +25,9 @@ def test_the_commands(desk):
     decoder = json.JSONDecoder()
     order, end = decoder.raw_decode(done.stdout)
     assert (order["status"], order["order"]["user_id"]) == ("success", "alice"), done
+    asset, end = decoder.raw_decode(done.stdout, end)
+    calendar, end = decoder.raw_decode(done.stdout, end)
+    assert (asset["symbol"], len(calendar["days"])) == ("BTC/USD", 4), done
     lines = done.stdout[end:].split("\n")[:-1]
     assert lines, done
     assert {json.loads(line)["symbol"] for line in lines if line} == {"AAPL"}

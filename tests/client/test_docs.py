@@ -32,6 +32,9 @@ def pages(request):
         "/v1/positions": books_pb2.ListPositionsResponse(positions=[books_pb2.Position(symbol="AAPL", qty="3")]),
         "/v1/fills": pb.ListFillsResponse(fills=[pb.Fill(qty="1", price="145.50")]),
         "/v1/market/latest": market_pb2.GetLatestResponse(lines=[market_pb2.LatestLine(symbol="AAPL")]),
+        "/v1/assets/AAPL": market_pb2.Asset(symbol="AAPL", fractionable=True),
+        "/v1/clock": market_pb2.Clock(is_open=True, next_close="2026-11-27T18:00:00.000000Z"),
+        "/v1/calendar": market_pb2.Calendar(days=[market_pb2.TradingDay(date="2026-11-27")]),
         "/v1/orders:cancel-all": pb.CancelAllResponse(),
     }
     if request.path in replies:

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from datetime import date
 from decimal import Decimal
 
 import pytest
@@ -404,6 +405,38 @@ def test_books_and_prices_are_read(desk):
     assert [fill.execution_id for fill in client.fills(symbol="AAPL")] == ["e"]
     assert client.latest(["AAPL"]) == {"AAPL": latest}
     assert client.get_order("1").order_id == "1"
+
+
+def test_the_market_s_hours_and_assets_are_read(desk):
+    """With the symbol's slash escaped, and days given as dates or as text."""
+    bitcoin = market_pb2.Asset(symbol="BTC/USD", asset_class="crypto", tradable=True)
+    clock = market_pb2.Clock(at="2026-11-27T18:00:00.000000Z", next_open="2026-11-30T14:30:00.000000Z")
+    day = market_pb2.TradingDay(date="2026-11-27", close="2026-11-27T18:00:00.000000Z")
+    desk.replies += [
+        answer(200, bitcoin),
+        answer(200, clock),
+        answer(200, market_pb2.Calendar(days=[day])),
+        answer(200, market_pb2.Calendar()),
+    ]
+    client = client_of(desk)
+    assert client.asset("BTC/USD") == bitcoin
+    assert client.clock() == clock
+    assert client.calendar(date(2026, 11, 26), "2026-11-27") == [day]
+    assert client.calendar("2026-11-26", date(2026, 11, 26)) == []
+    assert [request.path for request in desk.requests[:2]] == ["/v1/assets/BTC%2FUSD", "/v1/clock"]
+    assert desk.requests[2].query == {"start": "2026-11-26", "end": "2026-11-27"}
+
+
+def test_a_broker_that_does_not_tell_is_asked_again_and_then_given_up(desk):
+    """503 with Retry-After is waited for while there is time; then it is a Refused with the desk's words."""
+    not_now = error(503, "NOT_READY", Retry_After="0.01", message="ask again in a moment")
+    desk.replies += [not_now, not_now, answer(200, market_pb2.Clock(is_open=True))]
+    client = client_of(desk)
+    assert client.clock().is_open
+    desk.replies.append(error(503, "NOT_READY", Retry_After="5", message="ask again in a moment"))
+    with pytest.raises(Refused, match="ask again in a moment") as caught:
+        client.clock(timeout=1)
+    assert caught.value.code == "NOT_READY"
 
 
 def test_reading_what_is_not_there_or_not_allowed_raises(desk):
