@@ -189,8 +189,8 @@ class Actor(threading.Thread):
             self._replace: 8,
             self._cancel: 10,
             self._ask_too_much: 4,
-            self._sell_twice: 4,
-            self._spend_twice: 2,
+            self._sell_twice: 7,
+            self._spend_twice: 4,
         }
         self.chance.choices(list(acts), list(acts.values()))[0]()
 

@@ -106,9 +106,10 @@ class Executioner:
 
     def _kill(self) -> None:
         """Early ones meet the desk while it recovers."""
-        is_early = self.chance.random() < 0.3
+        is_early = not self.epoch.hurry and self.chance.random() < 0.3
         desk = self._alive(ready=not is_early)
-        delay_s = self.chance.uniform(0, 0.15) if is_early else self.chance.expovariate(1 / 0.25)
+        mean_s = 0.5 if self.epoch.hurry else 0.25
+        delay_s = self.chance.uniform(0, 0.15) if is_early else self.chance.expovariate(1 / mean_s)
         desk.ended(min(delay_s, 1.5))
         self._end(desk)
 
@@ -118,9 +119,11 @@ class Executioner:
             self.chance.shuffle(self._deck)
         point = self._deck.pop()
         times = 1 if self.epoch.hurry else self.chance.choice((1, 1, 1, 2, 3, 8))
-        desk = self._alive(ready=self.chance.random() < 0.8)
+        desk = self._alive(ready=self.epoch.hurry or self.chance.random() < 0.8)
+        if self.epoch.hurry:
+            desk.ended(self.chance.uniform(0.3, 1.0))  # there must be something to lose
         self.epoch.board.arm(point, times)
-        if not desk.ended(_POINT_S):
+        if not desk.ended(3 * _POINT_S if self.epoch.hurry else _POINT_S):
             # Not reached this time: it comes up again.
             self._deck.insert(0, point)
         self.epoch.board.disarm()

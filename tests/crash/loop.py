@@ -156,8 +156,6 @@ class _Crew:
             self._result.epochs.append(outcome)
             if not self._quiet:
                 print(_line(waiting[future], outcome), flush=True)
-            if outcome.violations and self._plan.first_only:
-                self.stop.set()
 
     def _do(self, task: _Task) -> Outcome | None:
         if self.stop.is_set():
@@ -166,7 +164,11 @@ class _Crew:
             self._own.zygote = Zygote(self._result.directory / "zygote.log", self._plan.nice)
             self._own.broker = Broker(1, self._result.directory / "broker.log")
             self._opened += [self._own.zygote, self._own.broker]
-        return _epoch(self._plan, task, self._result.directory, zygote=self._own.zygote, broker=self._own.broker)
+        own = self._own
+        outcome = _epoch(self._plan, task, self._result.directory, zygote=own.zygote, broker=own.broker)
+        if outcome.violations and self._plan.first_only:
+            self.stop.set()
+        return outcome
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -173,7 +173,7 @@ def judge(mutant: str, seed: str, *, kills: int = 12, epochs: int = 3) -> Verdic
 
     began = time.monotonic()
     plan = Plan(
-        kills=kills * epochs, seed=seed, epoch_kills=kills, mutant=mutant, pause_s=0.04, first_only=True, hurry=True
+        kills=kills * epochs, seed=seed, epoch_kills=kills, mutant=mutant, pause_s=0.03, first_only=True, hurry=True
     )
     result = run(plan, quiet=True)
     broken: dict[int, int] = {}
