@@ -47,6 +47,8 @@ class Zygote:
                 self._is_up = self._is_up or "zygote" in told
                 if "ticket" in told:
                     self._pids[told["ticket"]] = told["pid"]
+                    # Numbers of processes come again: what ended under this one was another.
+                    self._codes.pop(told["pid"], None)
                 if "exit" in told:
                     self._codes[told["exit"]] = told["code"]
                 self._told.notify_all()
