@@ -21,8 +21,6 @@ HALT_SENT_S, HALT_ARRIVED_S = 0.25, 1.0
 # What the desk answers for good; anything else may get another answer the next time.
 DENIED = frozenset({"refused", "rejected", "not_sent"})
 _CLOSED_WORDS = {"filled", "canceled", "expired", "rejected", "replaced"}
-# The dollars by which an order's value may differ where the broker told averages only (6 decimals).
-_ROUNDING = Decimal("0.01")
 
 Trace = tuple[str, str, str, str]
 
@@ -104,7 +102,7 @@ def executions_are_applied_once(h: History, books: Books) -> Iterator[str]:
     for name in sorted(qty.keys() | booked.keys()):
         if qty[name] != booked[name]:
             yield f"{name}: the broker executed {qty[name]}, the ledger has {booked[name]}"
-        elif abs(value[name] - booked_value[name]) > _ROUNDING:
+        elif value[name] != booked_value[name]:
             yield f"{name}: the broker executed for ${value[name]}, the ledger has ${booked_value[name]}"
     ids = Counter(one.broker_execution_id for one in books.standing() if one.broker_execution_id)
     for name, count in ids.items():
