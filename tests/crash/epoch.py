@@ -57,6 +57,8 @@ class Outcome:
     points: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
     violations: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -207,6 +209,8 @@ class Epoch:
         outcome.requests = len(h.asked())
         outcome.replayed = len(list(h.told())) - outcome.requests
         outcome.events = len(h.rows)
+        outcome.kinds.update(row.kind for row in h.rows)
+        outcome.answers.update(told["code"] or told["status"] for told in h.told())
         return h, outcome
 
     def _rest(self, healed: float, clients: trading.Clients) -> History:

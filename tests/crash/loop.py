@@ -250,7 +250,14 @@ def _line(number: int, outcome: Outcome) -> str:
 def report(result: Run) -> str:
     """For people: what was done, what held, what did not."""
     plan, lines = result.plan, []
-    for title, name in (("Faults of the broker", "faults"), ("Acts", "acts"), ("Kill points", "points")):
+    tables = {
+        "Faults of the broker": "faults",
+        "Acts": "acts",
+        "Kill points": "points",
+        "What the ledgers hold": "kinds",
+        "What clients were told": "answers",
+    }
+    for title, name in tables.items():
         counts = result.total(name)
         lines.append(f"{title}:")
         lines += [f"  {key:40} {counts[key]}" for key in sorted(counts)]
