@@ -183,10 +183,10 @@ class Actor(threading.Thread):
         acts = {
             self._take_buy: 30,
             self._take_sell: 16,
-            self._rest_buy: 10,
-            self._rest_sell: 8,
+            self._rest_buy: 12,
+            self._rest_sell: 10,
             self._at_market: 8,
-            self._replace: 8,
+            self._replace: 14,
             self._cancel: 10,
             self._ask_too_much: 4,
             self._sell_twice: 7,

@@ -25,7 +25,7 @@ ZERO_S = 15.0
 _QUIET_S = 0.4
 # What must be so at rest; looked at until it is. And what no rest can mend.
 _AT_REST = (5, 7, 11, 15)
-_FOR_EVER = (1, 3, 4, 6, 9, 14, 16)
+_FOR_EVER = (1, 3, 4, 6, 8, 9, 14, 16)
 # The exit code of a desk whose launcher failed, and how many desks may end by themselves before an epoch is given up.
 _LAUNCHER_FAILED = 70
 _ENDS_MAX = 50

@@ -18,6 +18,8 @@ _POSTINGS = "SELECT seq, account, asset, amount FROM postings ORDER BY seq, n"
 def read_sqlite(path: Path, into: History) -> None:
     """What lies there now; the desk may be alive."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
+        # One moment for both tables.
+        connection.execute("BEGIN")
         into.integrity += [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
         take_events(connection.execute(_EVENTS).fetchall(), into)
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -46,7 +46,9 @@ class Postgres(Database):
         return {"database_killed": self._kill, "database_stopped": self._stop}
 
     def read(self, into: History) -> None:
-        with psycopg.connect(self._url, autocommit=True) as connection:
+        with psycopg.connect(self._url) as connection:
+            # One moment for both tables.
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             take_events(connection.execute(_EVENTS).fetchall(), into)
             take_postings(connection.execute(_POSTINGS).fetchall(), into)
 

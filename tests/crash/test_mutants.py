@@ -9,7 +9,7 @@ import pytest
 from tests.crash.mutants import CAUGHT_WITHIN_S, MUTANTS, judge
 
 PROJECT = Path(__file__).resolve().parents[2]
-# The bugs that facts of past failures name: what `make mutants` must show, no less.
+# Bugs that order systems really had: what `make mutants` must show, no less.
 NAMED = {
     "new_id_on_retry",
     "timeout_is_a_rejection",
