@@ -81,7 +81,8 @@ class Bookkeeper:
         update streams, let go of the ledger."""
         if self._task:
             try:
-                await asyncio.wait_for(self._said.join(), 0 if self.failure else _LAST_WRITES_S)
+                is_hopeless = self.failure or self.fenced()
+                await asyncio.wait_for(self._said.join(), 0 if is_hopeless else _LAST_WRITES_S)
             except TimeoutError:
                 log.error("closed before all that the broker said was written down", events=self._said.qsize())
             self._task.cancel()
