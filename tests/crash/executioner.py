@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.crash.epoch import Epoch
 
 # How long a desk may take to be ready while its broker misbehaves, to reach an armed point, to end when asked to.
-_READY_S, _POINT_S, _TERM_S = 12.0, 1.0, 12.0
+_READY_S, _POINT_S, _TERM_S = 12.0, 1.0, 15.0
 
 
 class Executioner:
@@ -190,7 +190,7 @@ class Executioner:
         self.done["lease_taken_over"] += 1
         self.epoch.taken_over.append((first.number, took_over_at))
         time.sleep(self.chance.uniform(0.2, 1.0))
-        if not first.ended(8.0):
+        if not first.ended(_TERM_S):
             self.epoch.notice(3, f"desk {first.number} still runs after desk {second.number} took its ledger over")
             first.kill()
         first.close()
