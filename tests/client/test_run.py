@@ -93,7 +93,8 @@ def test_every_way_to_read_lines_works_unchanged(desk, strategies, idiom):
     code, out, err = end(process)
     assert (code, out) == (0, ""), err
     assert "Traceback" not in err
-    placed = orders(desk)
+    # An order whose answer the stop cut off came again, under the same request id.
+    placed = list({order.request_id: order for order in orders(desk)}.values())
     assert [order.qty for order in placed] == ["1", "2", "3", "4", "5"]
     assert [order.line.seq for order in placed] == [1, 2, 3, 4, 5]
     assert {len(order.line.sha256) for order in placed} == {16}
