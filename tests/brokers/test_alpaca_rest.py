@@ -151,6 +151,16 @@ async def test_who_is_fenced_off_changes_nothing_any_more():
         assert await broker.find(known) is None
 
 
+async def test_who_stood_still_between_decision_and_request_sends_nothing():
+    """A process that was paused just before an order's bytes left asks once more, in the thread that sends them."""
+    async with broker_at(answered) as (broker, server):
+        loop_thread = threading.get_ident()
+        broker.fenced = lambda: "" if threading.get_ident() == loop_thread else "another server has the ledger"
+        with pytest.raises(BrokerThrottled):
+            await broker.submit(limit("buy", "50"))
+        assert server.seen == []
+
+
 async def test_a_connection_that_was_closed_meanwhile_is_opened_anew():
     """A server that ends each connection without a word does not make requests fail."""
     async with broker_at(answered) as (broker, server):

@@ -71,11 +71,14 @@ class Rest:
         """Raises BrokerUnknown when no answer came in time, BrokerThrottled when nothing was sent: too many wait
         already, or `still` (or, but for GET, `fenced`), asked when the turn has come, said no."""
 
+        def is_ours() -> bool:
+            return method == "GET" or not self.fenced()
+
         def may_go() -> bool:
-            return (method == "GET" or not self.fenced()) and (still is None or still())
+            return is_ours() and (still is None or still())
 
         try:
-            answer = await self._lanes[lane].ask(method, path, data, version, may_go)
+            answer = await self._lanes[lane].ask(method, path, data, version, may_go=may_go, is_ours=is_ours)
         except NoAnswer as silence:
             raise BrokerUnknown(f"Alpaca did not answer: {silence}") from None
         self.rate = _rate(answer) or self.rate
@@ -88,6 +91,10 @@ class Rest:
     async def close(self) -> None:
         """Ends what is under way."""
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+
+
+class _NotOurs(Exception):
+    """Nothing was sent: the ledger may be another desk's by now."""
 
 
 class _Lane:
@@ -104,14 +111,24 @@ class _Lane:
         self._pool = ThreadPoolExecutor(size, thread_name_prefix=f"alpaca-{name}")
         self._is_closed = False
 
-    async def ask(self, method: str, path: str, data: Any, version: str | None, may_go: Callable[[], bool]) -> Answer:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        data: Any,
+        version: str | None,
+        *,
+        may_go: Callable[[], bool],
+        is_ours: Callable[[], bool],
+    ) -> Answer:
+        """`is_ours` is asked by the thread once more: the whole process may have stood still since `may_go` was."""
         await self._turn()
         try:
             if self._is_closed or not may_go():
                 raise BrokerThrottled(_BUSY_RETRY_S)
             line = self._lines.pop() if self._lines else self._open_line()
             loop = asyncio.get_running_loop()
-            asked = loop.run_in_executor(self._pool, line.ask, method, path, data, version)
+            asked = loop.run_in_executor(self._pool, _ask, line, is_ours, method, path, data, version)
         except BaseException:
             self._turns.release()
             raise
@@ -122,6 +139,8 @@ class _Lane:
             line.cut()
             raise NoAnswer(f"nothing in {self._deadline_s} s")
         error = asked.exception()
+        if isinstance(error, _NotOurs):
+            raise BrokerThrottled(_BUSY_RETRY_S)
         if error is not None and not isinstance(error, NoAnswer):
             # The request may have gone out before whatever this is.
             raise NoAnswer(type(error).__name__) from error
@@ -144,7 +163,7 @@ class _Lane:
         """The thread is free again, and only now the line is."""
         self._lines.append(self._used.pop(asked))
         self._turns.release()
-        if not asked.cancelled() and (error := asked.exception()) is not None and not isinstance(error, NoAnswer):
+        if not asked.cancelled() and (error := asked.exception()) and not isinstance(error, NoAnswer | _NotOurs):
             log.error("a request failed inside the desk", error=type(error).__name__)
 
     async def close(self) -> None:
@@ -156,6 +175,12 @@ class _Lane:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for line in self._lines:
             line.close()
+
+
+def _ask(line: "Line", is_ours: Callable[[], bool], *request: Any) -> Answer:
+    if not is_ours():
+        raise _NotOurs
+    return line.ask(*request)
 
 
 def _rate(answer: Answer) -> Rate | None:
