@@ -3,6 +3,7 @@
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ _AT_REST = (5, 7, 11, 15)
 _FOR_EVER = (1, 3, 4, 6, 8, 9, 14, 16)
 # The exit code of a desk whose launcher failed, and how many desks may end by themselves before an epoch is given up.
 _LAUNCHER_FAILED = 70
+# From a desk's last look at its lease to the first byte of a request, on a busy machine.
+_UNDER_WAY_NS = 100_000_000
 _ENDS_MAX = 50
 
 
@@ -280,10 +283,23 @@ class Epoch:
         h.witnessed = read_lines([self.directory / "witness.jsonl"])
         h.stopped = self.stopped
         h.noticed = self.noticed
-        for number, at in self.taken_over:
-            late = [line for line in h.witnessed if line["w"] == "send" and line["child"] == number and line["t"] > at]
-            if late:
-                h.noticed.append((3, f"desk {number} sent {late[0]['name']} after its ledger was taken over"))
+        h.noticed += [(3, breach) for number, at in self.taken_over for breach in _sent_too_late(h, number, at)]
+
+
+def _sent_too_late(h: History, number: int, taken_over_at: int) -> Iterator[str]:
+    """What a desk sent after another one had taken its ledger over. What it had committed, looked at for the last
+    time and was about to send in the very moment in which it was stopped is no decision of its awakening: that goes
+    out under a name that the broker takes once."""
+    committed = {name: line["t"] for line in h.witnessed if line["w"] == "commit" for name in line["names"]}
+    for line in h.witnessed:
+        if line["w"] != "send" or line["child"] != number or line["t"] < taken_over_at:
+            continue
+        is_under_way = any(
+            stopped - _UNDER_WAY_NS < committed.get(line["name"], 0) < stopped and line["t"] < woken + _UNDER_WAY_NS
+            for stopped, woken in h.stopped
+        )
+        if not is_under_way:
+            yield f"desk {number} sent {line['name']} after its ledger was taken over"
 
 
 def hash_of(text: str) -> int:
