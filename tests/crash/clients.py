@@ -146,9 +146,9 @@ class Prices:
     def of(self, symbol: str) -> Decimal:
         return self._prices[symbol]
 
-    def _next(self, *key: str) -> int:
-        self._counts[key] = self._counts.get(key, 0) + 1  # type: ignore[index,arg-type]
-        return self._counts[key] * self._of + self._place  # type: ignore[index]
+    def _next(self, symbol: str, what: str) -> int:
+        self._counts[symbol, what] = self._counts.get((symbol, what), 0) + 1
+        return self._counts[symbol, what] * self._of + self._place
 
 
 class Actor(threading.Thread):
@@ -166,7 +166,6 @@ class Actor(threading.Thread):
         self.symbols = [symbol for symbol in plan["prices"] if symbol != plan["market"]]
         self.market: str = plan["market"]
         self.pause_s: float = plan["pause_s"]
-        self.allotment = Decimal(plan["allotment"])
         self.number = number
         self.count = 0
         self.open: list[tuple[str, str, str]] = []  # (order id, symbol, "rest buy" | "rest sell")

@@ -157,7 +157,6 @@ class Epoch:
             self.seed,
             pause_s=self.pause_s,
             patience_s=10.0 if self.hurry else 45.0,
-            limits=self.limits,
         )
         try:
             self.broker.control.faults(faults)

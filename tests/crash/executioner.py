@@ -43,6 +43,8 @@ class Executioner:
             "broker_silent": self._broker_silent,
             "streams_cut": self._streams_cut,
         } | {name: self._with_desk(act) for name, act in epoch.database.acts().items()}
+        if not epoch.database.can_be_full:
+            del self.acts["disk_full"]
         self._weights = {"kill": 45, "kill_at_point": 45, "clock_step": 2, "sigterm": 2}
         if epoch.hurry:
             self._weights = dict.fromkeys(self.acts, 0) | {"kill": 25, "kill_at_point": 75}
@@ -64,6 +66,7 @@ class Executioner:
 
     def go_on_until(self, kills: int, first: list[str]) -> None:
         """`first` are acts that must not be missed; then as chance has it."""
+        first = [name for name in first if name in self.acts]
         while first and self.kills < kills:
             self.act(first.pop())
         while self.kills < kills:

@@ -26,6 +26,8 @@ class Database(ABC):
     """The ledger's home. The context managers leave it as it was."""
 
     name: str
+    # Whether its disk can be filled: without the right to mount one of its own, not every database's can.
+    can_be_full = True
 
     @abstractmethod
     def env(self) -> dict[str, str]: ...

@@ -12,7 +12,6 @@ from typing import Any
 
 from tests.crash.clients import NoAnswer, Raw
 from tests.crash.desks import PROJECT
-from tests.crash.history import Limits
 
 USERS = ("alice", "bob", "carol", "dave")
 SYMBOLS = ("AAPL", "MSFT", "SPY", "NVDA", "AMZN", "TSLA")
@@ -71,9 +70,7 @@ def settle(url: str, run_dir: Path) -> Ground:
 class Clients:
     """Two processes: one speaks through desk_client, the other by hand; both read updates."""
 
-    def __init__(
-        self, ground: Ground, directory: Path, seed: str, *, pause_s: float, patience_s: float, limits: Limits
-    ) -> None:
+    def __init__(self, ground: Ground, directory: Path, seed: str, *, pause_s: float, patience_s: float) -> None:
         """After `finish`, what is not answered within `patience_s` counts as never answered."""
         self.logs = [directory / f"clients-{name}.jsonl" for name in ("sdk", "raw")]
         actors = [
@@ -93,7 +90,6 @@ class Clients:
                 "seed": seed,
                 "pause_s": pause_s,
                 "patience_s": patience_s,
-                "allotment": str(limits.allotment),
                 "actors": actors,
                 "mine": [number for number, actor in enumerate(actors) if actor["speaks"] == name],
                 "readers": list(USERS[place::2]),
