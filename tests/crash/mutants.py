@@ -7,6 +7,7 @@ changes is no longer there, it fails, and so does the test: then the bug must be
 import argparse
 import inspect
 import os
+import shutil
 import sys
 import textwrap
 import time
@@ -180,6 +181,8 @@ def judge(mutant: str, seed: str, *, kills: int = 12, epochs: int = 3) -> Verdic
     for number, _ in result.violations:
         broken[number] = broken.get(number, 0) + 1
     failed = "; ".join(why for _, why in result.failed)
+    if mutant and broken and not failed:
+        shutil.rmtree(result.directory, ignore_errors=True)  # nothing in it need be looked into
     return Verdict(mutant, time.monotonic() - began, result.kills, broken, failed, str(result.directory))
 
 
