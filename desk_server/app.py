@@ -128,9 +128,7 @@ class App:
                     clock=clock,
                     tuning=_tuning(settings),
                 )
-                shared.may_send, shared.fenced = self._stopped, self.keeper.fenced
-                self._stream_problems.append(shared.stream_problem)
-                return shared, shared
+                return self._guarded(shared)
             case "alpaca-broker":
                 self._accounts = account_ids(settings.config_file or Path("desk.toml"))
                 accounts = AlpacaSubAccounts(
@@ -142,9 +140,13 @@ class App:
                     clock=clock,
                     tuning=_tuning(settings),
                 )
-                accounts.may_send, accounts.fenced = self._stopped, self.keeper.fenced
-                self._stream_problems.append(accounts.stream_problem)
-                return accounts, accounts
+                return self._guarded(accounts)
+
+    def _guarded(self, alpaca: AlpacaBroker | AlpacaSubAccounts) -> tuple[Broker, BrokerRecords]:
+        """It asks once more, when an order's turn comes, whether the desk may still send it."""
+        alpaca.may_send, alpaca.fenced = self._stopped, self.keeper.fenced
+        self._stream_problems.append(alpaca.stream_problem)
+        return alpaca, alpaca
 
     def _account_of(self, user: UserId) -> str:
         """The user's account at the broker; "" where all share one."""
